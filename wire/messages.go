@@ -1,0 +1,329 @@
+package wire
+
+import (
+	"fmt"
+
+	"github.com/holdfast-edge/holdfast/wire/ident"
+)
+
+// Capability is the protocol version that this build speaks. It only grows. A peer that states a lower number is spoken to
+// with what that number has; n and n-1 always work together.
+//
+//	1  2026-11-23  first: enrollment, attach, heartbeat, statements, uplink
+const Capability = 1
+
+// ALPN protocol names. Each is a different conversation with a different set of admitted roles.
+const (
+	ALPNEnroll = "holdfast-enroll/1"
+	ALPNAgent  = "holdfast-agent/1"
+	ALPNUplink = "holdfast-uplink/1"
+)
+
+// A Type names a message. Types are append-only and never reused; a receiver answers an unknown one with CodeUnsupported.
+type Type uint16
+
+// The message types. 1 to 15 are for an agent's session, 16 to 19 for enrollment, 32 on for the uplink.
+const (
+	TypeError        Type = 1
+	TypeAttach       Type = 2
+	TypeWelcome      Type = 3
+	TypeHeartbeat    Type = 4
+	TypeHeartbeatAck Type = 5
+	TypeStatement    Type = 6
+	TypeRenew        Type = 7
+	TypeRenewed      Type = 8
+	TypeGoAway       Type = 9
+
+	TypeEnroll   Type = 16
+	TypeEnrolled Type = 17
+
+	TypeUplinkHello   Type = 32
+	TypeUplinkWelcome Type = 33
+	TypeSubmit        Type = 34
+	TypeSubmitted     Type = 35
+	TypePresence      Type = 36
+	TypeSite          Type = 37
+	TypeRelayEnroll   Type = 38
+	TypeRelayEnrolled Type = 39
+	TypeRelayRenew    Type = 40
+	TypeRelayRenewed  Type = 41
+	TypeAsk           Type = 42
+)
+
+// types lists every type with its name and the largest frame (type and message) it may have, in bytes.
+var types = map[Type]struct {
+	name  string
+	limit int
+}{
+	TypeError:         {"error", 1 << 10},
+	TypeAttach:        {"attach", 2 << 10},
+	TypeWelcome:       {"welcome", 4 << 10},
+	TypeHeartbeat:     {"heartbeat", 512},
+	TypeHeartbeatAck:  {"heartbeat_ack", 32 << 10},
+	TypeStatement:     {"statement", MaxStatement + 256},
+	TypeRenew:         {"renew", 4 << 10},
+	TypeRenewed:       {"renewed", 32 << 10},
+	TypeGoAway:        {"go_away", 512},
+	TypeEnroll:        {"enroll", 8 << 10},
+	TypeEnrolled:      {"enrolled", 32 << 10},
+	TypeUplinkHello:   {"uplink_hello", 4 << 10},
+	TypeUplinkWelcome: {"uplink_welcome", 4 << 10},
+	TypeSubmit:        {"submit", MaxFrame},
+	TypeSubmitted:     {"submitted", MaxFrame},
+	TypePresence:      {"presence", MaxFrame},
+	TypeSite:          {"site", MaxFrame},
+	TypeRelayEnroll:   {"relay_enroll", 16 << 10},
+	TypeRelayEnrolled: {"relay_enrolled", 64 << 10},
+	TypeRelayRenew:    {"relay_renew", 8 << 10},
+	TypeRelayRenewed:  {"relay_renewed", 64 << 10},
+	TypeAsk:           {"ask", 512},
+}
+
+// MaxStatement bounds a sealed statement, in bytes.
+const MaxStatement = 16 << 10
+
+// unknownLimit bounds a frame whose type is not known here: enough to skip what a newer peer may say in passing.
+const unknownLimit = 64 << 10
+
+// String is the type's name in documents and logs.
+func (t Type) String() string {
+	if d, ok := types[t]; ok {
+		return d.name
+	}
+	return fmt.Sprintf("type_%d", uint16(t))
+}
+
+// Limit is the largest n (see AppendFrame) that a frame of type t may have, in bytes.
+func (t Type) Limit() int {
+	if d, ok := types[t]; ok {
+		return d.limit
+	}
+	return unknownLimit
+}
+
+// Attach opens an agent's session: the first frame on the control stream.
+type Attach struct {
+	Capability uint32 `cbor:"1,keyasint"`
+	Sealed     []byte `cbor:"2,keyasint"` // a seal.Attach, signed by the device
+}
+
+// Welcome admits an agent: until it has come, a session is not online.
+type Welcome struct {
+	Capability  uint32 `cbor:"1,keyasint"`
+	Identity    string `cbor:"2,keyasint"` // the device as the gateway reads it from the certificate
+	IntervalMS  uint32 `cbor:"3,keyasint"` // heartbeat interval
+	KeepAliveMS uint32 `cbor:"4,keyasint"` // QUIC keep-alive to use from the next session on
+	Site        string `cbor:"5,keyasint"` // the gateway's site
+	TimeMS      int64  `cbor:"6,keyasint"` // the gateway's wall clock, Unix ms; unsigned, a hint only
+}
+
+// Heartbeat is small and unsigned: the session is authenticated and attached.
+type Heartbeat struct {
+	Run        uint64 `cbor:"1,keyasint"`           // random id of the agent's run
+	Number     uint64 `cbor:"2,keyasint"`           // counts the heartbeats of this run from 1
+	Answered   uint64 `cbor:"3,keyasint"`           // how many of them were answered
+	UptimeMS   uint64 `cbor:"4,keyasint"`           // since boot
+	IntervalMS uint32 `cbor:"5,keyasint"`           // interval in use
+	Desired    uint64 `cbor:"6,keyasint,omitempty"` // version of the desired state held
+	Running    []byte `cbor:"7,keyasint,omitempty"` // digest of what runs
+}
+
+// HeartbeatAck is a gateway's answer to a heartbeat, and, with Number 0, what it has to say in between.
+type HeartbeatAck struct {
+	Number     uint64   `cbor:"1,keyasint,omitempty"` // the heartbeat answered; 0: none
+	IntervalMS uint32   `cbor:"2,keyasint,omitempty"` // interval to use from now on; 0: unchanged
+	Receipt    []byte   `cbor:"3,keyasint,omitempty"` // a seal.Receipt
+	Gateways   []string `cbor:"4,keyasint,omitempty"` // addresses of the site's gateways; empty: unchanged
+}
+
+// Statement carries one sealed statement, from an agent.
+type Statement struct {
+	Sealed []byte `cbor:"1,keyasint"`
+}
+
+// Renew asks for a new certificate for the key that the session was opened with.
+type Renew struct {
+	CSR []byte `cbor:"1,keyasint"` // DER
+}
+
+// Renewed brings it.
+type Renewed struct {
+	Chain [][]byte `cbor:"1,keyasint"` // DER: leaf, issuing CA
+}
+
+// GoAway tells an agent that its gateway stops; it should go elsewhere, or come back after the delay.
+type GoAway struct {
+	RetryAfterMS uint32 `cbor:"1,keyasint,omitempty"`
+}
+
+// Enroll asks for an identity: a key made on the box and the proof that a token permits it. It has no field for a name,
+// because nobody names himself.
+type Enroll struct {
+	Capability uint32 `cbor:"1,keyasint"`
+	CSR        []byte `cbor:"2,keyasint"`           // DER; only the public key and the proof of possession are used
+	Proof      []byte `cbor:"3,keyasint"`           // a seal.EnrollProof, signed by the token's key
+	Name       string `cbor:"4,keyasint,omitempty"` // gateways: the name asked for
+	Listen     string `cbor:"5,keyasint,omitempty"` // gateways: where agents reach it
+}
+
+// Enrolled is the identity given.
+type Enrolled struct {
+	Identity   string   `cbor:"1,keyasint"`           // SPIFFE id
+	Chain      [][]byte `cbor:"2,keyasint"`           // DER: leaf, issuing CA
+	Root       []byte   `cbor:"3,keyasint"`           // DER of the fleet's root, to be held against the token's pin
+	Authority  []byte   `cbor:"4,keyasint"`           // DER of the authority's certificate
+	Gateways   []string `cbor:"5,keyasint,omitempty"` // addresses of the site's gateways
+	IntervalMS uint32   `cbor:"6,keyasint,omitempty"` // heartbeat interval
+	Site       string   `cbor:"7,keyasint,omitempty"`
+}
+
+// UplinkHello opens a gateway's session with the core.
+type UplinkHello struct {
+	Capability uint32 `cbor:"1,keyasint"`
+	Version    string `cbor:"2,keyasint"` // the gateway's build
+	Listen     string `cbor:"3,keyasint"` // where agents reach it
+	Run        uint64 `cbor:"4,keyasint"` // random id of the gateway's run
+}
+
+// UplinkWelcome admits a gateway.
+type UplinkWelcome struct {
+	Capability     uint32 `cbor:"1,keyasint"`
+	Identity       string `cbor:"2,keyasint"`
+	ReportPeriodMS uint32 `cbor:"3,keyasint"`
+	TimeMS         int64  `cbor:"4,keyasint"`
+}
+
+// Submit brings sealed statements to the core, oldest first per device.
+type Submit struct {
+	ID         uint64   `cbor:"1,keyasint"` // chosen by the gateway; the answer repeats it
+	TimeMS     int64    `cbor:"2,keyasint"` // when the gateway received the first of them, Unix ms
+	Statements [][]byte `cbor:"3,keyasint"` // at most MaxBatch
+}
+
+// MaxBatch bounds the statements of one Submit.
+const MaxBatch = 512
+
+// Submitted answers a Submit: one result per statement, in its order.
+type Submitted struct {
+	ID      uint64         `cbor:"1,keyasint"`
+	Results []SubmitResult `cbor:"2,keyasint"`
+}
+
+// SubmitResult tells what became of one statement: Code 0 and a receipt when it is committed, now or before.
+type SubmitResult struct {
+	Code    Code   `cbor:"1,keyasint,omitempty"`
+	Detail  string `cbor:"2,keyasint,omitempty"`
+	Receipt []byte `cbor:"3,keyasint,omitempty"` // a seal.Receipt
+}
+
+// Presence is a gateway's word about its devices: transitions as they happen, and once per report period the digest.
+type Presence struct {
+	TimeMS  int64            `cbor:"1,keyasint"`           // the gateway's wall clock, Unix ms
+	Digest  bool             `cbor:"2,keyasint,omitempty"` // this report closes a report period
+	Count   uint32           `cbor:"3,keyasint,omitempty"` // with Digest: devices online at this gateway
+	Online  []DeviceOnline   `cbor:"4,keyasint,omitempty"`
+	Offline []DeviceOffline  `cbor:"5,keyasint,omitempty"`
+	Slots   []uint32         `cbor:"6,keyasint,omitempty"` // with Digest: the devices that beat in the period, ascending
+	AgesMS  []uint32         `cbor:"7,keyasint,omitempty"` // for each slot, how long before TimeMS its last beat came
+	Told    []DeviceInterval `cbor:"8,keyasint,omitempty"` // intervals in force that changed
+}
+
+// DeviceOnline reports that a device attached, or, after the uplink came back, that it is attached.
+type DeviceOnline struct {
+	Slot       uint32         `cbor:"1,keyasint"` // names the device in digests for the rest of this uplink session
+	Device     ident.DeviceID `cbor:"2,keyasint"`
+	Attach     []byte         `cbor:"3,keyasint"` // the seal.Attach as the device signed it
+	SinceMS    int64          `cbor:"4,keyasint"` // start of the span, Unix ms
+	LastMS     int64          `cbor:"5,keyasint"` // last beat, Unix ms
+	IntervalMS uint32         `cbor:"6,keyasint"` // max(told, echoed)
+	Beats      uint64         `cbor:"7,keyasint,omitempty"`
+	Missed     uint64         `cbor:"8,keyasint,omitempty"`
+}
+
+// DeviceOffline reports that the gateway heard no beat for three intervals, or that the device went to another gateway.
+type DeviceOffline struct {
+	Slot   uint32 `cbor:"1,keyasint"`
+	LastMS int64  `cbor:"2,keyasint"` // last beat, Unix ms
+	AtMS   int64  `cbor:"3,keyasint"` // when the verdict fell, Unix ms
+	Beats  uint64 `cbor:"4,keyasint,omitempty"`
+	Missed uint64 `cbor:"5,keyasint,omitempty"`
+}
+
+// DeviceInterval tells which interval is in force for a device.
+type DeviceInterval struct {
+	Slot       uint32 `cbor:"1,keyasint"`
+	IntervalMS uint32 `cbor:"2,keyasint"` // max(told, echoed)
+}
+
+// Site brings a gateway what it must know of its site. Version orders the messages of one uplink session.
+type Site struct {
+	Version    uint64       `cbor:"1,keyasint"`
+	IntervalMS uint32       `cbor:"2,keyasint,omitempty"` // the site's default; 0: unchanged
+	Full       bool         `cbor:"3,keyasint,omitempty"` // Devices starts the whole list: forget the rest
+	Devices    []SiteDevice `cbor:"4,keyasint,omitempty"` // at most 4096 a message
+	Gateways   []string     `cbor:"5,keyasint,omitempty"` // addresses of the site's gateways; empty: unchanged
+}
+
+// SiteDevice is one device as a gateway must know it.
+type SiteDevice struct {
+	Device     ident.DeviceID `cbor:"1,keyasint"`
+	Keys       [][]byte       `cbor:"2,keyasint,omitempty"` // ids of its active keys
+	IntervalMS uint32         `cbor:"3,keyasint,omitempty"` // 0: the site's default
+	State      DeviceState    `cbor:"4,keyasint"`
+}
+
+// Ask wants to know about a device that the site's list does not have; the answer is a Site message with it, or with a
+// device of state 0 (unknown).
+type Ask struct {
+	Device ident.DeviceID `cbor:"1,keyasint"`
+}
+
+// DeviceState is the state of a device's record.
+type DeviceState uint8
+
+// The states of a record.
+const (
+	DeviceUnknown        DeviceState = 0
+	DeviceActive         DeviceState = 1
+	DeviceQuarantined    DeviceState = 2
+	DeviceDecommissioned DeviceState = 3
+)
+
+// String is the state as the API writes it.
+func (s DeviceState) String() string {
+	switch s {
+	case DeviceActive:
+		return "active"
+	case DeviceQuarantined:
+		return "quarantined"
+	case DeviceDecommissioned:
+		return "decommissioned"
+	case DeviceUnknown:
+	}
+	return "unknown"
+}
+
+// RelayEnroll carries a device's Enroll from its gateway to the core.
+type RelayEnroll struct {
+	ID     uint64 `cbor:"1,keyasint"`
+	Enroll Enroll `cbor:"2,keyasint"`
+}
+
+// RelayEnrolled answers it; a refusal is an Error with the same id.
+type RelayEnrolled struct {
+	ID       uint64   `cbor:"1,keyasint"`
+	Enrolled Enrolled `cbor:"2,keyasint"`
+}
+
+// RelayRenew carries a device's Renew from its gateway to the core.
+type RelayRenew struct {
+	ID     uint64         `cbor:"1,keyasint"`
+	Device ident.DeviceID `cbor:"2,keyasint"`
+	Renew  Renew          `cbor:"3,keyasint"`
+}
+
+// RelayRenewed answers it; a refusal is an Error with the same id.
+type RelayRenewed struct {
+	ID      uint64  `cbor:"1,keyasint"`
+	Renewed Renewed `cbor:"2,keyasint"`
+}
