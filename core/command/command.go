@@ -1,0 +1,264 @@
+// Package command is the vocabulary of the replicated log: the commands that change the registry, numbered and versioned.
+//
+// A command carries everything that its effect depends on, times and random ids included, because applying it must give the
+// same result on every node and at every replay. Kinds and keys are append-only and never reused.
+package command
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+// A Kind names a command.
+type Kind uint8
+
+// The kinds.
+const (
+	KindInit        Kind = 1
+	KindCreateToken Kind = 2
+	KindRevokeToken Kind = 3
+	KindEnroll      Kind = 4
+	KindStatements  Kind = 5
+	KindPresence    Kind = 6
+	KindSetSite     Kind = 7
+	KindSetTags     Kind = 8
+	KindSetInterval Kind = 9
+	KindSiteReach   Kind = 10
+	KindRenewed     Kind = 11
+)
+
+// version is the encoding version of every command of this build. A command of a higher version is not understood.
+const version = 1
+
+// ErrUnknown is the sentinel of a command that this build cannot apply. A node that meets one in the log must stop: it would
+// differ from the others.
+var ErrUnknown = errors.New("command not known to this build")
+
+// Encode is the log form of a command: kind, version, deterministic CBOR.
+func Encode(c Command) ([]byte, error) {
+	b, err := wire.Marshal(c)
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte{byte(c.kind()), version}, b...), nil
+}
+
+// A Command is one of the command types of this package.
+type Command interface{ kind() Kind }
+
+// Decode reads what Encode wrote. It fails with ErrUnknown for a kind or version of a later build, and with
+// wire.ErrMalformed for bytes that are no command.
+func Decode(b []byte) (Command, error) {
+	if len(b) < 2 {
+		return nil, fmt.Errorf("command of %d bytes: %w", len(b), wire.ErrMalformed)
+	}
+	if b[1] != version {
+		return nil, fmt.Errorf("kind %d, version %d: %w", b[0], b[1], ErrUnknown)
+	}
+	c := empty(Kind(b[0]))
+	if c == nil {
+		return nil, fmt.Errorf("kind %d: %w", b[0], ErrUnknown)
+	}
+	if err := wire.Unmarshal(b[2:], c); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+func empty(k Kind) Command {
+	switch k {
+	case KindInit:
+		return new(Init)
+	case KindCreateToken:
+		return new(CreateToken)
+	case KindRevokeToken:
+		return new(RevokeToken)
+	case KindEnroll:
+		return new(Enroll)
+	case KindStatements:
+		return new(Statements)
+	case KindPresence:
+		return new(Presence)
+	case KindSetSite:
+		return new(SetSite)
+	case KindSetTags:
+		return new(SetTags)
+	case KindSetInterval:
+		return new(SetInterval)
+	case KindSiteReach:
+		return new(SiteReach)
+	case KindRenewed:
+		return new(Renewed)
+	}
+	return nil
+}
+
+// Init makes the fleet, once.
+type Init struct {
+	Fleet      string      `cbor:"1,keyasint"`
+	Root       WrappedCA   `cbor:"2,keyasint"`
+	CAs        []WrappedCA `cbor:"3,keyasint"` // issuing CAs
+	Authority  WrappedCA   `cbor:"4,keyasint"`
+	Wraps      []KeyWrap   `cbor:"5,keyasint"` // of the fleet key
+	Operator   Operator    `cbor:"6,keyasint"`
+	Node       CoreNode    `cbor:"7,keyasint"`
+	IntervalMS uint32      `cbor:"8,keyasint"` // the fleet's default heartbeat interval
+}
+
+// A WrappedCA is a certificate with its private key, which only the holder of the fleet key can open.
+type WrappedCA struct {
+	Role ident.Role `cbor:"1,keyasint"`
+	Cert []byte     `cbor:"2,keyasint"` // DER
+	Key  []byte     `cbor:"3,keyasint"` // PKCS #8 under the fleet key
+}
+
+// A KeyWrap is the fleet key as one holder can open it.
+type KeyWrap struct {
+	Holder string `cbor:"1,keyasint"` // a core node's name, or "recovery"
+	Wrap   []byte `cbor:"2,keyasint"`
+}
+
+// An Operator is a bearer token of the API, stored as its hash.
+type Operator struct {
+	ID   string   `cbor:"1,keyasint"`
+	Name string   `cbor:"2,keyasint"`
+	Hash [32]byte `cbor:"3,keyasint"` // SHA-256 of the token
+	Role string   `cbor:"4,keyasint"`
+}
+
+// A CoreNode is one member of the core.
+type CoreNode struct {
+	Name    string `cbor:"1,keyasint"`
+	API     string `cbor:"2,keyasint"`
+	Uplink  string `cbor:"3,keyasint"`
+	Cluster string `cbor:"4,keyasint"`
+}
+
+// CreateToken makes an enrollment token known. Of the token itself only the public half is here.
+type CreateToken struct {
+	By      string            `cbor:"1,keyasint"`
+	ID      seal.TokenID      `cbor:"2,keyasint"`
+	Public  []byte            `cbor:"3,keyasint"`
+	Kind    seal.Kind         `cbor:"4,keyasint"`
+	Site    string            `cbor:"5,keyasint,omitempty"`
+	Tags    map[string]string `cbor:"6,keyasint,omitempty"`
+	TTLMS   int64             `cbor:"7,keyasint"`
+	Uses    uint32            `cbor:"8,keyasint"`
+	Comment string            `cbor:"9,keyasint,omitempty"`
+}
+
+// RevokeToken ends a token before its time.
+type RevokeToken struct {
+	By string       `cbor:"1,keyasint"`
+	ID seal.TokenID `cbor:"2,keyasint"`
+}
+
+// Enroll consumes a use of a token and admits a key. The proposer verified the proof and issued the certificate; applying
+// decides whether the token still permits it.
+type Enroll struct {
+	Token    seal.TokenID   `cbor:"1,keyasint"`
+	Kind     seal.Kind      `cbor:"2,keyasint"`
+	Device   ident.DeviceID `cbor:"3,keyasint,omitempty"` // id for a new record; unused when the key is known
+	Name     string         `cbor:"4,keyasint,omitempty"` // gateways
+	Listen   string         `cbor:"5,keyasint,omitempty"` // gateways
+	SPKI     []byte         `cbor:"6,keyasint"`
+	Cert     []byte         `cbor:"7,keyasint"`           // DER of the leaf
+	Via      string         `cbor:"8,keyasint,omitempty"` // SPIFFE id of the gateway that relayed it
+	NotAfter int64          `cbor:"9,keyasint"`           // of the certificate, Unix ms
+}
+
+// Statements brings verified statements of devices. The proposer checked each signature against the key that the registry
+// held; applying decides about numbers and chain.
+type Statements struct {
+	Items []Statement `cbor:"1,keyasint"`
+}
+
+// A Statement is one verified statement on its way into a record.
+type Statement struct {
+	Sealed    []byte         `cbor:"1,keyasint"` // as signed
+	Gateway   string         `cbor:"2,keyasint"` // site/name
+	GatewayMS int64          `cbor:"3,keyasint"` // when the gateway received it, Unix ms
+	Device    ident.DeviceID `cbor:"4,keyasint"`
+}
+
+// Presence brings transitions of devices as their gateway reported them.
+type Presence struct {
+	Gateway string         `cbor:"1,keyasint"` // site/name
+	Items   []PresenceItem `cbor:"2,keyasint"`
+}
+
+// A PresenceItem is one transition.
+type PresenceItem struct {
+	Device     ident.DeviceID `cbor:"1,keyasint"`
+	Online     bool           `cbor:"2,keyasint"`
+	AtMS       int64          `cbor:"3,keyasint"` // start of the new span, Unix ms
+	LastMS     int64          `cbor:"4,keyasint"` // last beat heard, Unix ms
+	IntervalMS uint32         `cbor:"5,keyasint,omitempty"`
+	Beats      uint64         `cbor:"6,keyasint,omitempty"` // of the span that ends
+	Missed     uint64         `cbor:"7,keyasint,omitempty"` // of the span that ends
+	Attach     *Attach        `cbor:"8,keyasint,omitempty"` // Online: the attach, verified by the proposer
+}
+
+// Attach is what of a device's attach the registry compares with the one before.
+type Attach struct {
+	Start   uint64     `cbor:"1,keyasint"`
+	Run     uint64     `cbor:"2,keyasint"`
+	Session uint64     `cbor:"3,keyasint"`
+	Epoch   uint64     `cbor:"4,keyasint"`
+	Lowest  uint64     `cbor:"5,keyasint"`
+	Highest uint64     `cbor:"6,keyasint"`
+	Chain   seal.Chain `cbor:"7,keyasint"`
+}
+
+// SetSite makes or changes a site. Zero fields leave what is.
+type SetSite struct {
+	By         string `cbor:"1,keyasint"`
+	Site       string `cbor:"2,keyasint"`
+	IntervalMS uint32 `cbor:"3,keyasint,omitempty"`
+}
+
+// SetTags changes the operator's tags of a device.
+type SetTags struct {
+	By     string            `cbor:"1,keyasint"`
+	Device ident.DeviceID    `cbor:"2,keyasint"`
+	Set    map[string]string `cbor:"3,keyasint,omitempty"`
+	Remove []string          `cbor:"4,keyasint,omitempty"`
+}
+
+// SetInterval sets the heartbeat interval of a device; 0 returns it to its site's.
+type SetInterval struct {
+	By         string         `cbor:"1,keyasint"`
+	Device     ident.DeviceID `cbor:"2,keyasint"`
+	IntervalMS uint32         `cbor:"3,keyasint,omitempty"`
+}
+
+// SiteReach records that every gateway of a site fell silent, or that one is back.
+type SiteReach struct {
+	Site      string `cbor:"1,keyasint"`
+	Reachable bool   `cbor:"2,keyasint"`
+	AtMS      int64  `cbor:"3,keyasint"` // Unix ms: since when
+}
+
+// Renewed records that a key got a new certificate.
+type Renewed struct {
+	Device   ident.DeviceID `cbor:"1,keyasint,omitempty"`
+	Gateway  string         `cbor:"2,keyasint,omitempty"` // site/name, when it is a gateway's
+	Key      ident.KeyID    `cbor:"3,keyasint"`
+	NotAfter int64          `cbor:"4,keyasint"`
+}
+
+func (*Init) kind() Kind        { return KindInit }
+func (*CreateToken) kind() Kind { return KindCreateToken }
+func (*RevokeToken) kind() Kind { return KindRevokeToken }
+func (*Enroll) kind() Kind      { return KindEnroll }
+func (*Statements) kind() Kind  { return KindStatements }
+func (*Presence) kind() Kind    { return KindPresence }
+func (*SetSite) kind() Kind     { return KindSetSite }
+func (*SetTags) kind() Kind     { return KindSetTags }
+func (*SetInterval) kind() Kind { return KindSetInterval }
+func (*SiteReach) kind() Kind   { return KindSiteReach }
+func (*Renewed) kind() Kind     { return KindRenewed }

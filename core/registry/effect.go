@@ -1,0 +1,127 @@
+package registry
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+)
+
+// A Stream names whose history a record belongs to: a kind of subject and 16 bytes of its id.
+type Stream [17]byte
+
+// DeviceStream is the history of a device.
+func DeviceStream(d ident.DeviceID) Stream {
+	s := Stream{'d'}
+	copy(s[1:], d[:])
+	return s
+}
+
+// SiteStream is the history of a site.
+func SiteStream(name string) Stream {
+	s := Stream{'s'}
+	h := sha256.Sum256([]byte(name))
+	copy(s[1:], h[:])
+	return s
+}
+
+// A RecordKind says what a history record holds. Kinds are append-only and never reused.
+type RecordKind uint8
+
+// The kinds.
+const (
+	KindStatement RecordKind = 1 // a StatementRecord, in a device's stream
+	KindSpan      RecordKind = 2 // a Span, in a device's stream
+	KindOutage    RecordKind = 3 // an Outage, in a site's stream
+)
+
+// A Record is something to append to the history.
+type Record struct {
+	Stream Stream
+	Kind   RecordKind
+	Data   []byte // CBOR
+}
+
+// A StatementRecord is a committed statement, as signed, and what it changed.
+type StatementRecord struct {
+	Sealed    []byte   `cbor:"1,keyasint"`
+	Gateway   string   `cbor:"2,keyasint"`
+	GatewayMS int64    `cbor:"3,keyasint"`
+	Changed   []Change `cbor:"4,keyasint,omitempty"`
+}
+
+// A Change is one reported fact that a registration changed.
+type Change struct {
+	Fact string `cbor:"1,keyasint" json:"fact"`
+	From string `cbor:"2,keyasint" json:"from"`
+	To   string `cbor:"3,keyasint" json:"to"`
+}
+
+// A Span is a stretch of a device's presence that is over.
+type Span struct {
+	Online  bool   `cbor:"1,keyasint,omitempty"`
+	FromMS  int64  `cbor:"2,keyasint"`
+	ToMS    int64  `cbor:"3,keyasint"`
+	Gateway string `cbor:"4,keyasint"`
+	LastMS  int64  `cbor:"5,keyasint"`
+	Beats   uint64 `cbor:"6,keyasint,omitempty"`
+	Missed  uint64 `cbor:"7,keyasint,omitempty"`
+}
+
+// An Outage is a stretch in which all gateways of a site were silent.
+type Outage struct {
+	FromMS int64 `cbor:"1,keyasint"`
+	ToMS   int64 `cbor:"2,keyasint"`
+}
+
+// record appends to the history. Encoding a struct of this package cannot fail.
+func (a *applier) record(s Stream, k RecordKind, v any) {
+	b, err := wire.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("registry: %T does not encode: %v", v, err))
+	}
+	a.out.Records = append(a.out.Records, Record{Stream: s, Kind: k, Data: b})
+}
+
+// The event types.
+const (
+	EventDeviceEnrolled    = "device.enrolled"
+	EventDeviceRegistered  = "device.registered"
+	EventDeviceOnline      = "device.online"
+	EventDeviceOffline     = "device.offline"
+	EventDeviceTagged      = "device.tagged"
+	EventDeviceChanged     = "device.changed"
+	EventDeviceQuarantined = "device.quarantined"
+	EventStatementConflict = "statement.conflict"
+	EventGatewayEnrolled   = "gateway.enrolled"
+	EventSiteChanged       = "site.changed"
+	EventSiteUnreachable   = "site.unreachable"
+	EventSiteReachable     = "site.reachable"
+	EventTokenCreated      = "token.created"
+	EventTokenRevoked      = "token.revoked"
+)
+
+// A Subject says what an event is about.
+type Subject struct {
+	Device  string `json:"device,omitempty"`
+	Site    string `json:"site,omitempty"`
+	Gateway string `json:"gateway,omitempty"`
+	Token   string `json:"token,omitempty"`
+}
+
+// An Event tells of a change that is committed.
+type Event struct {
+	Index uint64    `json:"index"` // log index
+	Time  time.Time `json:"time"`  // log time
+	Type  string    `json:"type"`
+	Subject
+	Data map[string]string `json:"data,omitempty"`
+}
+
+func (a *applier) event(kind string, s Subject, data map[string]string) {
+	a.out.Events = append(a.out.Events, Event{Index: a.index, Time: a.now, Type: kind, Subject: s, Data: data})
+}
+
+func (a *applier) subject(d *Device) Subject { return Subject{Device: d.ID.String(), Site: d.Site} }

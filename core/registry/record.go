@@ -1,0 +1,226 @@
+package registry
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+// Records are immutable: a change makes a copy. What a view hands out may be read for ever and must never be written.
+
+// A Fleet is what init made, once.
+type Fleet struct {
+	Name         string              `cbor:"1,keyasint"`
+	ClusterEpoch uint64              `cbor:"2,keyasint"`
+	Root         command.WrappedCA   `cbor:"3,keyasint"`
+	CAs          []command.WrappedCA `cbor:"4,keyasint"`
+	Authority    command.WrappedCA   `cbor:"5,keyasint"`
+	Wraps        []command.KeyWrap   `cbor:"6,keyasint"`
+	IntervalMS   uint32              `cbor:"7,keyasint"` // default heartbeat interval
+	CreatedMS    int64               `cbor:"8,keyasint"`
+	Nodes        []command.CoreNode  `cbor:"9,keyasint"`
+}
+
+// CA is the issuing CA of a role.
+func (f *Fleet) CA(r ident.Role) (command.WrappedCA, bool) {
+	for _, c := range f.CAs {
+		if c.Role == r {
+			return c, true
+		}
+	}
+	return command.WrappedCA{}, false
+}
+
+// A KeyState is the state of one key of a record.
+type KeyState uint8
+
+// The states of a key. Revocation is a key's state, never a certificate's.
+const (
+	KeyActive     KeyState = 1
+	KeySuperseded KeyState = 2
+	KeyRetired    KeyState = 3
+)
+
+// String is the state as the API writes it.
+func (s KeyState) String() string {
+	switch s {
+	case KeyActive:
+		return "active"
+	case KeySuperseded:
+		return "superseded"
+	case KeyRetired:
+		return "retired"
+	}
+	return "unknown"
+}
+
+// A Key is one key of a device or gateway.
+type Key struct {
+	ID         ident.KeyID `cbor:"1,keyasint"`
+	SPKI       []byte      `cbor:"2,keyasint"` // DER
+	State      KeyState    `cbor:"3,keyasint"`
+	SinceMS    int64       `cbor:"4,keyasint"` // log time at which it entered that state
+	NotAfterMS int64       `cbor:"5,keyasint"` // of its newest certificate
+}
+
+// A Device is the record of one device. Its id outlives its keys.
+type Device struct {
+	ID           ident.DeviceID     `cbor:"1,keyasint"`
+	Site         string             `cbor:"2,keyasint"`
+	State        wire.DeviceState   `cbor:"3,keyasint"`
+	Keys         []Key              `cbor:"4,keyasint"`
+	Profile      wire.Profile       `cbor:"5,keyasint"`
+	AgentVersion string             `cbor:"6,keyasint,omitempty"`
+	OwnTags      map[string]string  `cbor:"7,keyasint,omitempty"`  // the device's own
+	TokenTags    map[string]string  `cbor:"8,keyasint,omitempty"`  // preset by its enrollment token
+	OperatorTags map[string]*string `cbor:"9,keyasint,omitempty"`  // nil: the operator removed the tag, whoever else sets it
+	IntervalMS   uint32             `cbor:"10,keyasint,omitempty"` // 0: the site's
+	EnrolledMS   int64              `cbor:"11,keyasint"`
+	RegisteredMS int64              `cbor:"12,keyasint,omitempty"` // log time of the newest registration; 0: never
+	Epoch        Epoch              `cbor:"13,keyasint,omitempty"`
+	Attach       *Attach            `cbor:"14,keyasint,omitempty"`
+	Presence     Presence           `cbor:"15,keyasint,omitempty"`
+	Duplicates   uint64             `cbor:"16,keyasint,omitempty"` // statements that had been committed before
+	Reason       string             `cbor:"17,keyasint,omitempty"` // why it is quarantined
+}
+
+// Tags are the tags in force: an operator's win over the token's, the token's over the device's own, and the core alone
+// sets the site.
+func (d *Device) Tags() map[string]string {
+	t := make(map[string]string, len(d.OwnTags)+len(d.TokenTags)+len(d.OperatorTags)+1)
+	for k, v := range d.OwnTags {
+		t[k] = v
+	}
+	for k, v := range d.TokenTags {
+		t[k] = v
+	}
+	for k, v := range d.OperatorTags {
+		if v == nil {
+			delete(t, k)
+		} else {
+			t[k] = *v
+		}
+	}
+	t[wire.TagSite] = d.Site
+	return t
+}
+
+// ActiveKey finds an active key of the record.
+func (d *Device) ActiveKey(id ident.KeyID) (Key, bool) {
+	for _, k := range d.Keys {
+		if k.ID == id && k.State == KeyActive {
+			return k, true
+		}
+	}
+	return Key{}, false
+}
+
+// An Epoch is how far a device's statements have been committed.
+type Epoch struct {
+	N     uint64     `cbor:"1,keyasint"`
+	ID    [16]byte   `cbor:"2,keyasint"`
+	Seq   uint64     `cbor:"3,keyasint"` // highest committed, without gaps
+	Chain seal.Chain `cbor:"4,keyasint"` // after Seq
+}
+
+// An Attach is the newest attach of a device, and the runs seen before, by which a clone gives itself away.
+type Attach struct {
+	command.Attach
+	Runs []Run `cbor:"20,keyasint,omitempty"` // newest first, at most keptRuns
+}
+
+// A Run is one start of an agent.
+type Run struct {
+	Start uint64 `cbor:"1,keyasint"`
+	Run   uint64 `cbor:"2,keyasint"`
+}
+
+// A Presence is the span that a device is in, as its gateway reported it. Whether the gateway itself is heard is not here:
+// that is derived when it is read.
+type Presence struct {
+	Online     bool   `cbor:"1,keyasint,omitempty"`
+	SinceMS    int64  `cbor:"2,keyasint,omitempty"` // start of the span; 0: never connected
+	Gateway    string `cbor:"3,keyasint,omitempty"` // site/name
+	LastMS     int64  `cbor:"4,keyasint,omitempty"` // last heartbeat known when the span began
+	IntervalMS uint32 `cbor:"5,keyasint,omitempty"`
+}
+
+// A Site is a plant.
+type Site struct {
+	Name          string `cbor:"1,keyasint"`
+	IntervalMS    uint32 `cbor:"2,keyasint,omitempty"` // 0: the fleet's
+	CreatedMS     int64  `cbor:"3,keyasint"`
+	UnreachableMS int64  `cbor:"4,keyasint,omitempty"` // since when all its gateways are silent; 0: reachable
+}
+
+// A Gateway is one gateway of a site.
+type Gateway struct {
+	Site       string `cbor:"1,keyasint"`
+	Name       string `cbor:"2,keyasint"`
+	Listen     string `cbor:"3,keyasint"`
+	Keys       []Key  `cbor:"4,keyasint"`
+	EnrolledMS int64  `cbor:"5,keyasint"`
+}
+
+// ID is the gateway's name within the fleet: site/name.
+func (g *Gateway) ID() string { return g.Site + "/" + g.Name }
+
+// ActiveKey finds an active key of the record.
+func (g *Gateway) ActiveKey(id ident.KeyID) (Key, bool) {
+	return (&Device{Keys: g.Keys}).ActiveKey(id)
+}
+
+// A Token is an enrollment token, without its secret.
+type Token struct {
+	ID        seal.TokenID      `cbor:"1,keyasint"`
+	Public    []byte            `cbor:"2,keyasint"`
+	Kind      seal.Kind         `cbor:"3,keyasint"`
+	Site      string            `cbor:"4,keyasint,omitempty"`
+	Tags      map[string]string `cbor:"5,keyasint,omitempty"`
+	CreatedMS int64             `cbor:"6,keyasint"`
+	ExpiresMS int64             `cbor:"7,keyasint"`
+	Uses      uint32            `cbor:"8,keyasint"`           // permitted
+	Used      uint32            `cbor:"9,keyasint,omitempty"` // so far
+	RevokedMS int64             `cbor:"10,keyasint,omitempty"`
+	By        string            `cbor:"11,keyasint,omitempty"`
+	Comment   string            `cbor:"12,keyasint,omitempty"`
+}
+
+// A Use of a token: which key it enrolled, and with which certificate, so that a retry after a lost reply gets the same. It
+// is forgotten once no retry is answered any more.
+type Use struct {
+	Token seal.TokenID `cbor:"1,keyasint"`
+	Key   ident.KeyID  `cbor:"2,keyasint"`
+	Cert  []byte       `cbor:"3,keyasint"`
+	AtMS  int64        `cbor:"4,keyasint"`
+}
+
+// compareUses orders uses by token, then key.
+func compareUses(a, b useKey) int {
+	if c := bytes.Compare(a.Token[:], b.Token[:]); c != 0 {
+		return c
+	}
+	return bytes.Compare(a.Key[:], b.Key[:])
+}
+
+type useKey struct {
+	Token seal.TokenID
+	Key   ident.KeyID
+}
+
+// retryWindow is how long after a token's end a retry of an enrollment that it permitted is still answered.
+const retryWindow = 24 * time.Hour
+
+// Open tells whether the token still admits a new key at log time now.
+func (t *Token) Open(now time.Time) bool {
+	return t.RevokedMS == 0 && now.UnixMilli() < t.ExpiresMS && t.Used < t.Uses
+}
+
+// Retriable tells whether an enrollment that the token permitted may be answered again at log time now.
+func (t *Token) Retriable(now time.Time) bool {
+	return t.RevokedMS == 0 && now.UnixMilli() < t.ExpiresMS+retryWindow.Milliseconds()
+}

@@ -1,0 +1,155 @@
+// Package registry is the replicated state of the fleet: devices, keys, sites, gateways, tokens and operators.
+//
+// It is pure: no clock, network, file, randomness or goroutine. A State changes through Apply alone, which takes time and
+// ids from the command and returns what happened: the result for whoever proposed it, the history records to append, and
+// the events to tell. The same commands always give the same state.
+//
+// Views are immutable and cost nothing to take. Readers never block Apply and Apply never blocks readers.
+package registry
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+// A keyRef says whose key it is.
+type keyRef struct {
+	Key     ident.KeyID
+	Device  ident.DeviceID // zero: a gateway's
+	Gateway string         // site/name
+}
+
+// A State is the registry. It is owned by one goroutine; everybody else reads views.
+type State struct {
+	view View
+}
+
+// A View is the registry at one moment. It may be read from any goroutine, for as long as anybody wants.
+type View struct {
+	index     uint64
+	time      time.Time
+	fleet     *Fleet
+	devices   table[ident.DeviceID, Device]
+	keys      table[ident.KeyID, keyRef]
+	sites     table[string, Site]
+	gateways  table[string, Gateway]
+	tokens    table[seal.TokenID, Token]
+	uses      table[useKey, Use]
+	operators table[[32]byte, command.Operator]
+}
+
+// New is the empty registry of a fleet that has not been made.
+func New() *State { return &State{view: emptyView()} }
+
+func emptyView() View {
+	return View{
+		devices: newTable(func(a, b ident.DeviceID) int { return bytes.Compare(a[:], b[:]) },
+			func(d *Device) ident.DeviceID { return d.ID }, func(k ident.DeviceID) *Device { return &Device{ID: k} }),
+		keys: newTable(func(a, b ident.KeyID) int { return bytes.Compare(a[:], b[:]) },
+			func(k *keyRef) ident.KeyID { return k.Key }, func(k ident.KeyID) *keyRef { return &keyRef{Key: k} }),
+		sites: newTable(compareStrings,
+			func(s *Site) string { return s.Name }, func(k string) *Site { return &Site{Name: k} }),
+		gateways: newTable(compareStrings, (*Gateway).ID, gatewayAt),
+		tokens: newTable(func(a, b seal.TokenID) int { return bytes.Compare(a[:], b[:]) },
+			func(t *Token) seal.TokenID { return t.ID }, func(k seal.TokenID) *Token { return &Token{ID: k} }),
+		uses: newTable(compareUses, func(u *Use) useKey { return useKey{u.Token, u.Key} },
+			func(k useKey) *Use { return &Use{Token: k.Token, Key: k.Key} }),
+		operators: newTable(func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) },
+			func(o *command.Operator) [32]byte { return o.Hash }, func(k [32]byte) *command.Operator { return &command.Operator{Hash: k} }),
+	}
+}
+
+func gatewayAt(id string) *Gateway {
+	for i := range id {
+		if id[i] == '/' {
+			return &Gateway{Site: id[:i], Name: id[i+1:]}
+		}
+	}
+	return &Gateway{Site: id}
+}
+
+// View is the registry as it is now.
+func (s *State) View() View {
+	v := s.view
+	v.devices, v.keys, v.sites = v.devices.clone(), v.keys.clone(), v.sites.clone()
+	v.gateways, v.tokens, v.operators = v.gateways.clone(), v.tokens.clone(), v.operators.clone()
+	v.uses = v.uses.clone()
+	return v
+}
+
+// Index is the log index of the newest entry in the view.
+func (v View) Index() uint64 { return v.index }
+
+// Time is the log time of the newest entry in the view.
+func (v View) Time() time.Time { return v.time }
+
+// Fleet is the fleet, or nil before init.
+func (v View) Fleet() *Fleet { return v.fleet }
+
+// Device finds a record.
+func (v View) Device(id ident.DeviceID) (*Device, bool) { return v.devices.get(id) }
+
+// DeviceByKey finds the device that a key belongs to, whatever the key's state.
+func (v View) DeviceByKey(k ident.KeyID) (*Device, bool) {
+	r, ok := v.keys.get(k)
+	if !ok || r.Device.IsZero() {
+		return nil, false
+	}
+	return v.devices.get(r.Device)
+}
+
+// Devices visits the devices whose ids come after the given one, in order of id, until f returns false.
+func (v View) Devices(after ident.DeviceID, f func(*Device) bool) { v.devices.after(after, f) }
+
+// DeviceCount is the number of device records.
+func (v View) DeviceCount() int { return v.devices.len() }
+
+// Site finds a site.
+func (v View) Site(name string) (*Site, bool) { return v.sites.get(name) }
+
+// Sites visits the sites in order of name.
+func (v View) Sites(f func(*Site) bool) { v.sites.all(f) }
+
+// Gateway finds a gateway by site/name.
+func (v View) Gateway(id string) (*Gateway, bool) { return v.gateways.get(id) }
+
+// Gateways visits the gateways in order of site and name.
+func (v View) Gateways(f func(*Gateway) bool) { v.gateways.all(f) }
+
+// Token finds a token.
+func (v View) Token(id seal.TokenID) (*Token, bool) { return v.tokens.get(id) }
+
+// Tokens visits the tokens in order of id.
+func (v View) Tokens(f func(*Token) bool) { v.tokens.all(f) }
+
+// UseOf finds the use of a token by a key.
+func (v View) UseOf(t seal.TokenID, k ident.KeyID) (*Use, bool) { return v.uses.get(useKey{t, k}) }
+
+// Operator finds the operator whose bearer token has the hash.
+func (v View) Operator(hash [32]byte) (*command.Operator, bool) { return v.operators.get(hash) }
+
+// Interval is the heartbeat interval that a device should use: its own, else its site's, else the fleet's.
+func (v View) Interval(d *Device) time.Duration {
+	if d.IntervalMS != 0 {
+		return time.Duration(d.IntervalMS) * time.Millisecond
+	}
+	return v.SiteInterval(d.Site)
+}
+
+// SiteInterval is the heartbeat interval of a site's devices that have none of their own.
+func (v View) SiteInterval(site string) time.Duration {
+	if s, ok := v.sites.get(site); ok && s.IntervalMS != 0 {
+		return time.Duration(s.IntervalMS) * time.Millisecond
+	}
+	if v.fleet == nil {
+		return DefaultInterval
+	}
+	return time.Duration(v.fleet.IntervalMS) * time.Millisecond
+}
+
+// DefaultInterval is a new fleet's heartbeat interval.
+const DefaultInterval = 30 * time.Second

@@ -1,0 +1,266 @@
+package registry
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+// A StatementResult tells what became of one statement: how far its device is committed, or why it was not taken.
+type StatementResult struct {
+	Device ident.DeviceID
+	Epoch  Epoch       // after the statement
+	LogMS  int64       // log time
+	Refuse *wire.Error // nil: committed, now or before
+}
+
+// statements commits verified statements. Result: []StatementResult, one per item.
+func (a *applier) statements(c *command.Statements) any {
+	out := make([]StatementResult, len(c.Items))
+	for i := range c.Items {
+		out[i] = a.statement(&c.Items[i])
+	}
+	return out
+}
+
+func (a *applier) statement(it *command.Statement) StatementResult {
+	res := StatementResult{Device: it.Device, LogMS: a.ms}
+	d, ok := a.view.devices.get(it.Device)
+	if !ok {
+		res.Refuse = wire.Refuse(wire.CodeUnknownKey, "no device %v", it.Device)
+		return res
+	}
+	res.Epoch = d.Epoch
+	s, err := seal.ParseStatement(it.Sealed)
+	if err != nil || s.Device != it.Device {
+		res.Refuse = wire.Refuse(wire.CodeMalformed, "statement does not read")
+		return res
+	}
+	if _, active := d.ActiveKey(s.Key); !active || d.State == wire.DeviceDecommissioned {
+		res.Refuse = wire.Refuse(wire.CodeRetired, "the key is no longer active")
+		return res
+	}
+	verdict, refuse := place(d.Epoch, s)
+	if refuse != nil {
+		res.Refuse = refuse
+		if refuse.Code == wire.CodeConflict {
+			a.event(EventStatementConflict, a.subject(d), map[string]string{"epoch": u64(s.Epoch), "seq": u64(s.Seq), "detail": refuse.Detail})
+		}
+		return res
+	}
+	n := *d
+	if verdict == seen {
+		n.Duplicates++
+		a.view.devices.put(&n)
+		return res
+	}
+	if refuse := a.take(&n, s, it); refuse != nil {
+		res.Refuse = refuse
+		return res
+	}
+	n.Epoch = Epoch{N: s.Epoch, ID: s.EpochID, Seq: s.Seq, Chain: s.Chain}
+	a.view.devices.put(&n)
+	res.Epoch = n.Epoch
+	return res
+}
+
+type placement int
+
+const (
+	next placement = iota // the statement follows the newest one
+	seen                  // it was committed before
+)
+
+// place decides where a statement belongs in its device's sequence. Statements come in order today, each sent again until
+// it is committed, so one that leaves a gap is held by its device.
+func place(e Epoch, s *seal.SealedStatement) (placement, *wire.Error) {
+	switch {
+	case s.Epoch < e.N, s.Epoch == e.N && s.EpochID != e.ID:
+		return 0, wire.Refuse(wire.CodeConflict, "epoch %d is over, or was another", s.Epoch)
+	case s.Epoch > e.N:
+		if s.Seq != 1 {
+			return 0, wire.Refuse(wire.CodeHold, "epoch %d starts with seq 1", s.Epoch)
+		}
+		return next, nil
+	case s.Seq < e.Seq:
+		return seen, nil
+	case s.Seq == e.Seq:
+		if s.Chain != e.Chain {
+			return 0, wire.Refuse(wire.CodeConflict, "seq %d was committed with other content", s.Seq)
+		}
+		return seen, nil
+	case s.Seq > e.Seq+1:
+		return 0, wire.Refuse(wire.CodeHold, "seq %d comes before %d", e.Seq+1, s.Seq)
+	case s.Prev != e.Chain:
+		return 0, wire.Refuse(wire.CodeConflict, "seq %d does not continue seq %d", s.Seq, e.Seq)
+	}
+	return next, nil
+}
+
+// take lets a statement act on the record, and appends it to the device's history.
+func (a *applier) take(n *Device, s *seal.SealedStatement, it *command.Statement) *wire.Error {
+	var changed []Change
+	first := n.RegisteredMS == 0
+	switch s.Type {
+	case seal.StatementRegister:
+		r, err := s.Register()
+		if err != nil {
+			return wire.Refuse(wire.CodeMalformed, "%v", err)
+		}
+		before := facts(n)
+		n.Profile, n.AgentVersion, n.OwnTags, n.RegisteredMS = r.Profile, r.AgentVersion, r.Tags, a.ms
+		if !first {
+			changed = diff(before, facts(n))
+		}
+	default:
+		return wire.Refuse(wire.CodeUnsupported, "statement type %d", s.Type)
+	}
+	a.record(DeviceStream(n.ID), KindStatement, StatementRecord{
+		Sealed: it.Sealed, Gateway: it.Gateway, GatewayMS: it.GatewayMS, Changed: changed,
+	})
+	data := map[string]string{"epoch": u64(s.Epoch), "seq": u64(s.Seq), "gateway": it.Gateway}
+	for _, c := range changed {
+		data["changed."+c.Fact] = c.To
+	}
+	a.event(EventDeviceRegistered, a.subject(n), data)
+	return nil
+}
+
+// facts are the reported facts of a device as text, by the names that the API uses.
+func facts(d *Device) map[string]string {
+	p := &d.Profile
+	f := map[string]string{
+		"profile.model": text(p.Model), "profile.soc": text(p.SoC), "profile.arch": text(p.Arch), "profile.os": text(p.OS),
+		"profile.kernel": text(p.Kernel), "profile.accelerators": strings.Join(p.Accelerators.Value, ","),
+		"profile.ram_bytes": number(p.RAMBytes), "profile.cpu_cores": number(p.CPUCores), "agent_version": d.AgentVersion,
+	}
+	for k, v := range d.OwnTags {
+		f["tags."+k] = v
+	}
+	return f
+}
+
+func text(f wire.Fact[string]) string { return f.Value }
+
+func number[T uint32 | uint64](f wire.Fact[T]) string {
+	if v, ok := f.Get(); ok {
+		return u64(uint64(v))
+	}
+	return ""
+}
+
+func u64(v uint64) string { return strconv.FormatUint(v, 10) }
+
+// diff lists the facts that differ, in order of name.
+func diff(before, after map[string]string) []Change {
+	names := maps.Clone(before)
+	maps.Copy(names, after)
+	var out []Change
+	for _, k := range slices.Sorted(maps.Keys(names)) {
+		if before[k] != after[k] {
+			out = append(out, Change{Fact: k, From: before[k], To: after[k]})
+		}
+	}
+	return out
+}
+
+// presence commits transitions. Result: []wire.DeviceState, the state of each item's device after it.
+func (a *applier) presence(c *command.Presence) any {
+	out := make([]wire.DeviceState, len(c.Items))
+	for i := range c.Items {
+		out[i] = a.transition(c.Gateway, &c.Items[i])
+	}
+	return out
+}
+
+func (a *applier) transition(gateway string, it *command.PresenceItem) wire.DeviceState {
+	d, ok := a.view.devices.get(it.Device)
+	if !ok {
+		return wire.DeviceUnknown
+	}
+	n := *d
+	if it.Online {
+		if it.Attach == nil {
+			return d.State
+		}
+		switch clone := n.attach(it.Attach); {
+		case clone == stale:
+			return d.State // news of a session that a later one has replaced
+		case clone != "" && n.State == wire.DeviceActive:
+			n.State, n.Reason = wire.DeviceQuarantined, clone
+			a.event(EventDeviceQuarantined, a.subject(&n), map[string]string{"reason": clone, "gateway": gateway})
+		}
+	} else if d.Presence.Gateway != gateway || !d.Presence.Online {
+		return d.State // only the gateway of the newest attach may say so
+	}
+	a.span(d, &n, gateway, it)
+	a.view.devices.put(&n)
+	return n.State
+}
+
+// span closes the device's presence span and opens the next.
+func (a *applier) span(old, n *Device, gateway string, it *command.PresenceItem) {
+	p := old.Presence
+	n.Presence = Presence{Online: it.Online, SinceMS: it.AtMS, Gateway: gateway, LastMS: it.LastMS, IntervalMS: it.IntervalMS}
+	if n.Presence.IntervalMS == 0 {
+		n.Presence.IntervalMS = p.IntervalMS
+	}
+	if p.Online && it.Online && p.Gateway == gateway && it.AtMS <= p.SinceMS {
+		n.Presence = p // told again: the span goes on
+		return
+	}
+	if p.SinceMS != 0 {
+		a.record(DeviceStream(n.ID), KindSpan, Span{
+			Online: p.Online, FromMS: p.SinceMS, ToMS: max(it.AtMS, p.SinceMS), Gateway: p.Gateway, LastMS: it.LastMS, Beats: it.Beats, Missed: it.Missed,
+		})
+	}
+	if it.Online != p.Online {
+		kind := EventDeviceOffline
+		if it.Online {
+			kind = EventDeviceOnline
+		}
+		a.event(kind, a.subject(n), map[string]string{"gateway": gateway})
+	}
+}
+
+const (
+	keptRuns = 8
+	stale    = "stale"
+)
+
+// attach takes over a device's newest attach. It returns "" when the attach follows what was known, stale when it is older,
+// and otherwise how it contradicts: then two machines act with one key.
+func (d *Device) attach(in *command.Attach) string {
+	if d.Attach == nil {
+		d.Attach = &Attach{Attach: *in, Runs: []Run{{in.Start, in.Run}}}
+		return ""
+	}
+	old := d.Attach
+	for _, r := range old.Runs {
+		if r.Start == in.Start && r.Run != in.Run {
+			return fmt.Sprintf("clone: start %d was made twice", in.Start)
+		}
+	}
+	if in.Start < old.Start || in.Start == old.Start && in.Session < old.Session {
+		return stale
+	}
+	if in.Epoch == old.Epoch && in.Highest == old.Highest && in.Chain != old.Chain {
+		return fmt.Sprintf("clone: statement %d was made twice", in.Highest)
+	}
+	if in.Epoch == old.Epoch && in.Highest < old.Highest {
+		return fmt.Sprintf("clone: statement %d was made and is gone", old.Highest)
+	}
+	runs := old.Runs
+	if runs[0].Start != in.Start {
+		runs = append([]Run{{in.Start, in.Run}}, runs[:min(len(runs), keptRuns-1)]...)
+	}
+	d.Attach = &Attach{Attach: *in, Runs: runs}
+	return ""
+}
