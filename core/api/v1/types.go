@@ -1,0 +1,226 @@
+// Package v1 holds the JSON of the operators' API, version 1: what the core writes and what clients read. Fields are only
+// ever added. docs: GET /openapi.json of any core node.
+package v1
+
+import "time"
+
+// A List is one page. NextCursor is empty on the last.
+type List[T any] struct {
+	Items      []T    `json:"items"`
+	NextCursor string `json:"next_cursor,omitempty" doc:"pass as ?cursor= for the next page; absent on the last"`
+}
+
+// Device is one device's record with its presence at the moment of reading.
+type Device struct {
+	ID                 string            `json:"id" format:"uuid"`
+	Site               string            `json:"site"`
+	State              string            `json:"state" enum:"active,quarantined,decommissioned"`
+	StateReason        string            `json:"state_reason,omitempty" doc:"why the device is quarantined"`
+	Presence           string            `json:"presence" enum:"online,offline"`
+	PresenceReason     string            `json:"presence_reason,omitempty" enum:"heartbeat_missed,site_unreachable,never_connected,recovering,unverified"`
+	PresenceSince      *time.Time        `json:"presence_since,omitempty"`
+	LastHeartbeatAt    *time.Time        `json:"last_heartbeat_at" doc:"null: none yet"`
+	HeartbeatIntervalS float64           `json:"heartbeat_interval_s" doc:"seconds; what the core tells the device to use"`
+	Gateway            string            `json:"gateway" doc:"site/name of the gateway of the newest attach; empty: never connected"`
+	Profile            Profile           `json:"profile"`
+	AgentVersion       string            `json:"agent_version"`
+	Tags               map[string]string `json:"tags" doc:"in force: operator's over token's over the device's own, and site"`
+	EnrolledAt         time.Time         `json:"enrolled_at"`
+	RegisteredAt       *time.Time        `json:"registered_at" doc:"newest registration; null: none yet"`
+	Desired            Desired           `json:"desired"`
+	Reported           Reported          `json:"reported"`
+	Keys               []Key             `json:"keys"`
+}
+
+// Profile is the detected hardware profile. A fact that is null is either absent, or unknown for the reason that Unknown gives.
+type Profile struct {
+	Model        *string           `json:"model"`
+	SoC          *string           `json:"soc"`
+	Arch         *string           `json:"arch"`
+	RAMBytes     *uint64           `json:"ram_bytes"`
+	CPUCores     *uint32           `json:"cpu_cores"`
+	Accelerators []string          `json:"accelerators"`
+	OS           *string           `json:"os"`
+	Kernel       *string           `json:"kernel"`
+	Unknown      map[string]string `json:"unknown,omitempty" doc:"fact to the reason that its probe failed"`
+	Hints        *Hints            `json:"hints,omitempty"`
+}
+
+// Hints are hardware ids that help to recognise a machine. They are no identity.
+type Hints struct {
+	Serial    string   `json:"serial,omitempty"`
+	MachineID string   `json:"machine_id,omitempty"`
+	MACs      []string `json:"macs,omitempty"`
+}
+
+// Desired is what a device should run.
+type Desired struct {
+	Version     uint64       `json:"version"`
+	Assignments []Assignment `json:"assignments"`
+}
+
+// Assignment is one slot's desired artifact.
+type Assignment struct {
+	Slot     string `json:"slot"`
+	Artifact string `json:"artifact"`
+}
+
+// Reported is what a device says that it runs.
+type Reported struct {
+	Version uint64 `json:"version"`
+	Slots   []Slot `json:"slots"`
+}
+
+// Slot is what is installed in one slot.
+type Slot struct {
+	Slot     string `json:"slot"`
+	Artifact string `json:"artifact"`
+	State    string `json:"state"`
+}
+
+// Key is one key of a device.
+type Key struct {
+	ID        string    `json:"id" doc:"SHA-256 of the public key's SubjectPublicKeyInfo, hex"`
+	State     string    `json:"state" enum:"active,superseded,retired"`
+	Since     time.Time `json:"since"`
+	ExpiresAt time.Time `json:"certificate_expires_at"`
+}
+
+// HistoryItem is one committed statement of a device.
+type HistoryItem struct {
+	Epoch       uint64    `json:"epoch"`
+	Seq         uint64    `json:"seq"`
+	Type        string    `json:"type" enum:"register"`
+	DeviceTime  time.Time `json:"device_time"`
+	ClockState  string    `json:"clock" enum:"unknown,synced,unsynced,floored"`
+	GatewayTime time.Time `json:"gateway_time"`
+	Gateway     string    `json:"gateway"`
+	CommittedAt time.Time `json:"committed_at"`
+	Changed     []Change  `json:"changed" doc:"the facts that it changed"`
+}
+
+// Change is one reported fact that a registration changed.
+type Change struct {
+	Fact string `json:"fact"`
+	From string `json:"from"`
+	To   string `json:"to"`
+}
+
+// PresenceItem is one stretch of a device's timeline. The newest has no end.
+type PresenceItem struct {
+	State   string     `json:"state" enum:"online,offline"`
+	From    time.Time  `json:"from"`
+	To      *time.Time `json:"to" doc:"null: it goes on"`
+	Gateway string     `json:"gateway"`
+	Reason  string     `json:"reason,omitempty"`
+	Beats   uint64     `json:"beats"`
+	Missed  uint64     `json:"missed"`
+}
+
+// Token is an enrollment token without its secret.
+type Token struct {
+	ID        string            `json:"id"`
+	Kind      string            `json:"kind" enum:"device,gateway,core"`
+	Site      string            `json:"site,omitempty"`
+	Tags      map[string]string `json:"tags,omitempty"`
+	Uses      uint32            `json:"uses"`
+	Used      uint32            `json:"used"`
+	CreatedAt time.Time         `json:"created_at"`
+	CreatedBy string            `json:"created_by"`
+	ExpiresAt time.Time         `json:"expires_at"`
+	State     string            `json:"state" enum:"open,used_up,expired,revoked"`
+	Comment   string            `json:"comment,omitempty"`
+}
+
+// NewToken is a token just created: the only time its secret is shown.
+type NewToken struct {
+	Token  string `json:"token" doc:"hf1_…: shown once"`
+	Record Token  `json:"record"`
+	ID     string `json:"id"`
+}
+
+// CreateToken asks for a token.
+type CreateToken struct {
+	Kind    string            `json:"kind" enum:"device,gateway,core"`
+	Site    string            `json:"site,omitempty" doc:"required for device and gateway"`
+	TTL     string            `json:"ttl,omitempty" doc:"duration such as 1h; default 1h, at most 720h"`
+	Uses    uint32            `json:"uses,omitempty" doc:"default 1, at most 10000"`
+	Tags    map[string]string `json:"tags,omitempty" doc:"preset on every device that it enrolls"`
+	Comment string            `json:"comment,omitempty"`
+}
+
+// Site is a plant.
+type Site struct {
+	Name               string     `json:"name"`
+	HeartbeatIntervalS float64    `json:"heartbeat_interval_s"`
+	Devices            int        `json:"devices"`
+	Online             int        `json:"online"`
+	Gateways           int        `json:"gateways"`
+	UnreachableSince   *time.Time `json:"unreachable_since" doc:"since when all its gateways are silent; null: reachable, or without gateways"`
+	CreatedAt          time.Time  `json:"created_at"`
+}
+
+// SetSite changes a site, and makes it when it is new.
+type SetSite struct {
+	HeartbeatInterval string `json:"heartbeat_interval,omitempty" doc:"duration from 1s to 1h"`
+}
+
+// SetDevice changes a device's settings.
+type SetDevice struct {
+	HeartbeatInterval *string `json:"heartbeat_interval,omitempty" doc:"duration from 1s to 1h; empty string: the site's"`
+}
+
+// SetTags changes the operator's tags of a device.
+type SetTags struct {
+	Set    map[string]string `json:"set,omitempty"`
+	Remove []string          `json:"remove,omitempty" doc:"tags to hide, whoever sets them"`
+}
+
+// Gateway is one gateway of a site.
+type Gateway struct {
+	Site        string     `json:"site"`
+	Name        string     `json:"name"`
+	Listen      string     `json:"listen"`
+	Connected   bool       `json:"connected" doc:"heard within three report periods"`
+	LastHeardAt *time.Time `json:"last_heard_at"`
+	Devices     int        `json:"devices" doc:"online through it"`
+	EnrolledAt  time.Time  `json:"enrolled_at"`
+	Keys        []Key      `json:"keys"`
+}
+
+// Event tells of a change that is committed.
+type Event struct {
+	Index   uint64            `json:"index"`
+	Time    time.Time         `json:"time"`
+	Type    string            `json:"type"`
+	Device  string            `json:"device,omitempty"`
+	Site    string            `json:"site,omitempty"`
+	Gateway string            `json:"gateway,omitempty"`
+	Token   string            `json:"token,omitempty"`
+	Data    map[string]string `json:"data,omitempty"`
+}
+
+// Cluster is the state of the core.
+type Cluster struct {
+	Fleet   string `json:"fleet"`
+	Leader  string `json:"leader" doc:"empty: none known at present"`
+	Index   uint64 `json:"index" doc:"log index that this node has applied"`
+	Version string `json:"version"`
+	Nodes   []Node `json:"nodes"`
+}
+
+// Node is one core node.
+type Node struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+	Voter   bool   `json:"voter"`
+	Leader  bool   `json:"leader"`
+	Self    bool   `json:"self"`
+}
+
+// Whoami is who the bearer token speaks for.
+type Whoami struct {
+	Operator string `json:"operator"`
+	Role     string `json:"role"`
+	Fleet    string `json:"fleet"`
+}

@@ -1,0 +1,292 @@
+// Package enroll holds what makes identities: the fleet's keys under their wraps, enrollment tokens, and the certificates
+// that the core issues.
+package enroll
+
+import (
+	"crypto"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/ecdh"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/hpke"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+)
+
+// ErrKey is the sentinel of key material that does not open.
+var ErrKey = errors.New("key does not open")
+
+// RecoveryHolder is the holder's name of the wrap that the offline recovery key opens.
+const RecoveryHolder = "recovery"
+
+// wrapInfo separates this use of HPKE from any other.
+var wrapInfo = []byte("holdfast/fleet-key/v1")
+
+// A HolderKey opens the wrap of the fleet key that was made for it: a core node's own key, or the recovery key. It is an
+// X25519 key for HPKE (RFC 9180, base mode, HKDF-SHA256, AES-256-GCM).
+type HolderKey struct {
+	priv hpke.PrivateKey
+	raw  []byte
+}
+
+// NewHolderKey makes a holder key.
+func NewHolderKey() (*HolderKey, error) {
+	k, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("make holder key: %w", err)
+	}
+	return holderKey(k)
+}
+
+func holderKey(k *ecdh.PrivateKey) (*HolderKey, error) {
+	p, err := hpke.NewDHKEMPrivateKey(k)
+	if err != nil {
+		return nil, fmt.Errorf("holder key: %w", err)
+	}
+	return &HolderKey{priv: p, raw: k.Bytes()}, nil
+}
+
+const holderPrefix = "hfk1_"
+
+// Reveal is the text form of the key, for its file of mode 0600.
+func (h *HolderKey) Reveal() string {
+	return holderPrefix + base64.RawURLEncoding.EncodeToString(h.raw) + "\n"
+}
+
+// ParseHolderKey reads the form that Reveal writes.
+func ParseHolderKey(s string) (*HolderKey, error) {
+	b64, ok := strings.CutPrefix(strings.TrimSpace(s), holderPrefix)
+	if !ok {
+		return nil, fmt.Errorf("does not start with %q: %w", holderPrefix, ErrKey)
+	}
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(b64)
+	if err != nil {
+		return nil, fmt.Errorf("damaged: %w", ErrKey)
+	}
+	k, err := ecdh.X25519().NewPrivateKey(raw)
+	if err != nil {
+		return nil, fmt.Errorf("damaged: %w", ErrKey)
+	}
+	return holderKey(k)
+}
+
+// wrap encrypts the fleet key to the holder.
+func (h *HolderKey) wrap(fleetKey []byte) ([]byte, error) {
+	return hpke.Seal(h.priv.PublicKey(), hpke.HKDFSHA256(), hpke.AES256GCM(), wrapInfo, fleetKey)
+}
+
+func (h *HolderKey) unwrap(w []byte) ([]byte, error) {
+	k, err := hpke.Open(h.priv, hpke.HKDFSHA256(), hpke.AES256GCM(), wrapInfo, w)
+	if err != nil {
+		return nil, fmt.Errorf("fleet key: %w: %w", ErrKey, err)
+	}
+	return k, nil
+}
+
+// A Keyring is the fleet's private keys, opened. It lives in memory alone.
+type Keyring struct {
+	fleet     string
+	root      *x509.Certificate
+	cas       map[ident.Role]ident.CA
+	authority ed25519.PrivateKey
+	authCert  []byte
+}
+
+// Fleet is the fleet's name.
+func (k *Keyring) Fleet() string { return k.fleet }
+
+// Trust is the fleet's root.
+func (k *Keyring) Trust() *ident.Trust { return &ident.Trust{Fleet: k.fleet, Root: k.root} }
+
+// Authority is the key that signs orders and receipts.
+func (k *Keyring) Authority() crypto.Signer { return k.authority }
+
+// AuthorityCert is its certificate, as DER.
+func (k *Keyring) AuthorityCert() []byte { return k.authCert }
+
+// Chain issues a certificate for a public key and returns leaf and issuing CA as DER.
+func (k *Keyring) Chain(l ident.Leaf) ([][]byte, error) {
+	ca, ok := k.cas[l.ID.Role]
+	if !ok {
+		return nil, fmt.Errorf("no issuing CA for role %s: %w", l.ID.Role, ErrKey)
+	}
+	der, err := ca.Issue(l)
+	if err != nil {
+		return nil, err
+	}
+	return [][]byte{der, ca.Cert.Raw}, nil
+}
+
+// WithIssuer completes a leaf that was issued before with its issuing CA.
+func (k *Keyring) WithIssuer(r ident.Role, leaf []byte) [][]byte {
+	return [][]byte{leaf, k.cas[r].Cert.Raw}
+}
+
+// OpenKeyring opens the fleet's keys with the wrap of the named holder.
+func OpenKeyring(f *registry.Fleet, holder string, key *HolderKey) (*Keyring, error) {
+	var wrap []byte
+	for _, w := range f.Wraps {
+		if w.Holder == holder {
+			wrap = w.Wrap
+		}
+	}
+	if wrap == nil {
+		return nil, fmt.Errorf("the fleet key has no wrap for %q: %w", holder, ErrKey)
+	}
+	fk, err := key.unwrap(wrap)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(fk)
+	k := &Keyring{fleet: f.Name, cas: make(map[ident.Role]ident.CA), authCert: f.Authority.Cert}
+	if k.root, err = x509.ParseCertificate(f.Root.Cert); err != nil {
+		return nil, fmt.Errorf("root certificate: %w", err)
+	}
+	for _, w := range f.CAs {
+		cert, err := x509.ParseCertificate(w.Cert)
+		if err != nil {
+			return nil, fmt.Errorf("certificate of the %s CA: %w", w.Role, err)
+		}
+		s, err := openKey(fk, w)
+		if err != nil {
+			return nil, err
+		}
+		k.cas[w.Role] = ident.CA{Cert: cert, Key: s}
+	}
+	s, err := openKey(fk, f.Authority)
+	if err != nil {
+		return nil, err
+	}
+	var ok bool
+	if k.authority, ok = s.(ed25519.PrivateKey); !ok {
+		return nil, fmt.Errorf("authority's key is %T: %w", s, ErrKey)
+	}
+	return k, nil
+}
+
+// NewFleet makes everything that init commits: root, issuing CAs, authority, and the fleet key wrapped for each holder.
+func NewFleet(fleet string, holders map[string]*HolderKey, now time.Time) (*command.Init, error) {
+	var fk [32]byte
+	rand.Read(fk[:]) //nolint:errcheck // crypto/rand.Read never fails (Go 1.24)
+	defer clear(fk[:])
+	rootKey, err := ident.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	root, err := ident.NewRoot(fleet, rootKey, now)
+	if err != nil {
+		return nil, err
+	}
+	out := &command.Init{Fleet: fleet}
+	if out.Root, err = sealKey(fk[:], "root", root.Cert.Raw, rootKey); err != nil {
+		return nil, err
+	}
+	for _, r := range ident.Roles() {
+		w, err := newIssuing(fk[:], root, fleet, r, now)
+		if err != nil {
+			return nil, err
+		}
+		out.CAs = append(out.CAs, w)
+	}
+	if out.Authority, err = newAuthority(fk[:], root, fleet, now); err != nil {
+		return nil, err
+	}
+	for name, h := range holders {
+		w, err := h.wrap(fk[:])
+		if err != nil {
+			return nil, fmt.Errorf("wrap the fleet key for %q: %w", name, err)
+		}
+		out.Wraps = append(out.Wraps, command.KeyWrap{Holder: name, Wrap: w})
+	}
+	return out, nil
+}
+
+func newIssuing(fk []byte, root ident.CA, fleet string, r ident.Role, now time.Time) (command.WrappedCA, error) {
+	key, err := ident.NewKey()
+	if err != nil {
+		return command.WrappedCA{}, err
+	}
+	ca, err := root.Issuing(fleet, r, key, now)
+	if err != nil {
+		return command.WrappedCA{}, err
+	}
+	return sealKey(fk, r, ca.Cert.Raw, key)
+}
+
+func newAuthority(fk []byte, root ident.CA, fleet string, now time.Time) (command.WrappedCA, error) {
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return command.WrappedCA{}, fmt.Errorf("make authority key: %w", err)
+	}
+	der, err := root.Issue(ident.Leaf{ID: ident.Authority(fleet), Public: pub, Now: now})
+	if err != nil {
+		return command.WrappedCA{}, err
+	}
+	return sealKey(fk, ident.RoleAuthority, der, key)
+}
+
+// sealKey encrypts a private key under the fleet key, bound to its role and certificate: nonce (12 bytes), ciphertext.
+func sealKey(fk []byte, r ident.Role, cert []byte, key crypto.Signer) (command.WrappedCA, error) {
+	plain, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return command.WrappedCA{}, fmt.Errorf("encode the %s key: %w", r, err)
+	}
+	defer clear(plain)
+	g, err := gcm(fk)
+	if err != nil {
+		return command.WrappedCA{}, err
+	}
+	sealed := g.Seal(nil, nil, plain, bind(r, cert))
+	return command.WrappedCA{Role: r, Cert: cert, Key: sealed}, nil
+}
+
+func openKey(fk []byte, w command.WrappedCA) (crypto.Signer, error) {
+	g, err := gcm(fk)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := g.Open(nil, nil, w.Key, bind(w.Role, w.Cert))
+	if err != nil {
+		return nil, fmt.Errorf("the %s key: %w", w.Role, ErrKey)
+	}
+	defer clear(plain)
+	k, err := x509.ParsePKCS8PrivateKey(plain)
+	if err != nil {
+		return nil, fmt.Errorf("the %s key: %w: %w", w.Role, ErrKey, err)
+	}
+	s, ok := k.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("the %s key is %T: %w", w.Role, k, ErrKey)
+	}
+	return s, nil
+}
+
+func gcm(fk []byte) (cipher.AEAD, error) {
+	b, err := aes.NewCipher(fk)
+	if err != nil {
+		return nil, fmt.Errorf("fleet key: %w: %w", ErrKey, err)
+	}
+	return cipher.NewGCMWithRandomNonce(b)
+}
+
+func bind(r ident.Role, cert []byte) []byte { return append([]byte(r+"\x00"), cert...) }
+
+// NewLeafKey makes a key and its first certificate: what init does for a node itself.
+func (k *Keyring) NewLeafKey(id ident.ID, now time.Time) (*ecdsa.PrivateKey, [][]byte, error) {
+	key, err := ident.NewKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	chain, err := k.Chain(ident.Leaf{ID: id, Public: key.Public(), Now: now})
+	return key, chain, err
+}

@@ -1,0 +1,277 @@
+package enroll
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+// Registry is what the service needs of the replicated state.
+type Registry interface {
+	View() registry.View
+	Propose(ctx context.Context, c command.Command) (any, error)
+}
+
+// Service enrolls keys and renews their certificates.
+type Service struct {
+	reg  Registry
+	keys *Keyring
+	wall func() time.Time
+	log  *slog.Logger
+
+	failed  limiter // failed attempts, by source
+	refused atomic.Uint64
+}
+
+// NewService enrolls into reg with the fleet's keys.
+func NewService(reg Registry, keys *Keyring, wall func() time.Time, log *slog.Logger) *Service {
+	return &Service{reg: reg, keys: keys, wall: wall, log: log, failed: limiter{by: make(map[string]*rate.Limiter)}}
+}
+
+// Refused counts the enrollments that were refused since the start.
+func (s *Service) Refused() uint64 { return s.refused.Load() }
+
+// A Request is an enrollment as it came in.
+type Request struct {
+	wire.Enroll
+	Via    ident.ID // the gateway that relays it; zero when it came straight to the core
+	Source string   // for limits on failures: an address or a gateway
+}
+
+// Enroll answers an enrollment. The error is always a *wire.Error; an unknown, expired, used-up or wrongly proved token all
+// give the same one, and the difference is in the log alone.
+func (s *Service) Enroll(ctx context.Context, r Request) (*wire.Enrolled, error) {
+	if !s.failed.allowed(r.Source) {
+		return nil, wire.Refuse(wire.CodeBusy, "too many failed enrollments").After(time.Minute)
+	}
+	pub, err := ident.ParseCSR(r.CSR)
+	if err != nil {
+		return nil, s.refuse(r, err)
+	}
+	proof, err := seal.ParseEnroll(r.Proof)
+	if err != nil {
+		return nil, s.refuse(r, err)
+	}
+	v := s.reg.View()
+	t, err := s.check(v, r, proof, pub)
+	if err != nil {
+		return nil, s.refuse(r, err)
+	}
+	for range 3 {
+		out, err := s.admit(ctx, v, r, t, pub)
+		switch {
+		case errors.Is(err, registry.ErrRetry):
+			v = s.reg.View()
+		case errors.Is(err, registry.ErrRefused), errors.Is(err, errRequest):
+			return nil, s.refuse(r, err)
+		case err != nil:
+			s.log.Warn("enrollment not committed", "token", t.ID.String(), "err", err)
+			return nil, wire.Refuse(wire.CodeUnavailable, "the core cannot commit now").After(5 * time.Second)
+		default:
+			return out, nil
+		}
+	}
+	return nil, wire.Refuse(wire.CodeUnavailable, "the record changes too quickly").After(time.Second)
+}
+
+var errRequest = errors.New("bad enrollment request")
+
+// check holds a request against its token, before anything reaches Raft.
+func (s *Service) check(v registry.View, r Request, proof *seal.SealedEnroll, pub ident.PublicKey) (*registry.Token, error) {
+	t, ok := v.Token(proof.TokenID)
+	if !ok {
+		return nil, fmt.Errorf("no token %v: %w", proof.TokenID, registry.ErrRefused)
+	}
+	if err := proof.Verify(t.Public, s.keys.Fleet(), t.Kind, pub.SPKI); err != nil {
+		return nil, err
+	}
+	_, before := v.UseOf(t.ID, pub.ID)
+	if now := s.wall(); !t.Open(now) && (!before || !t.Retriable(now)) {
+		return nil, fmt.Errorf("token %v is used up, expired or revoked: %w", t.ID, registry.ErrRefused)
+	}
+	switch t.Kind {
+	case seal.KindDevice:
+		if r.Via.Site != t.Site {
+			return nil, fmt.Errorf("token %v is for site %q, asked through site %q: %w", t.ID, t.Site, r.Via.Site, errRequest)
+		}
+	case seal.KindGateway:
+		if err := ident.CheckName("gateway", r.Name); err != nil {
+			return nil, fmt.Errorf("%w: %w", errRequest, err)
+		}
+		if len(r.Listen) > 256 || !r.Via.IsZero() {
+			return nil, fmt.Errorf("a gateway enrolls at the core itself: %w", errRequest)
+		}
+	case seal.KindCore:
+		return nil, fmt.Errorf("core nodes join by holdfast-core join: %w", errRequest)
+	}
+	return t, nil
+}
+
+// admit issues a certificate and commits it with the use of the token.
+func (s *Service) admit(ctx context.Context, v registry.View, r Request, t *registry.Token, pub ident.PublicKey) (*wire.Enrolled, error) {
+	id := ident.Gateway(s.keys.Fleet(), t.Site, r.Name)
+	if t.Kind == seal.KindDevice {
+		d := ident.NewDeviceID()
+		if known, ok := v.DeviceByKey(pub.ID); ok {
+			d = known.ID
+		}
+		id = ident.Device(s.keys.Fleet(), d)
+	}
+	now := s.wall()
+	chain, err := s.keys.Chain(ident.Leaf{ID: id, Public: pub.Key, Now: now})
+	if err != nil {
+		return nil, err
+	}
+	c := &command.Enroll{
+		Token: t.ID, Kind: t.Kind, Device: id.Device, Name: r.Name, Listen: r.Listen, SPKI: pub.SPKI, Cert: chain[0],
+		NotAfter: now.Add(ident.LeafLifetime).UnixMilli(),
+	}
+	if !r.Via.IsZero() {
+		c.Via = r.Via.String()
+	}
+	res, err := s.reg.Propose(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	e, ok := res.(*registry.Enrolled)
+	if !ok {
+		return nil, fmt.Errorf("enroll: result %T", res)
+	}
+	return s.answer(e), nil
+}
+
+func (s *Service) answer(e *registry.Enrolled) *wire.Enrolled {
+	v := s.reg.View()
+	out := &wire.Enrolled{Root: s.keys.root.Raw, Authority: s.keys.authCert}
+	role, site := ident.RoleDevice, ""
+	if e.Device != nil {
+		site = e.Device.Site
+		out.Identity = ident.Device(s.keys.fleet, e.Device.ID).String()
+		out.IntervalMS = uint32(v.Interval(e.Device).Milliseconds())
+	} else {
+		role, site = ident.RoleGateway, e.Gateway.Site
+		out.Identity = ident.Gateway(s.keys.fleet, e.Gateway.Site, e.Gateway.Name).String()
+	}
+	out.Site = site
+	out.Chain = s.keys.WithIssuer(role, e.Cert)
+	out.Gateways = SiteGateways(v, site)
+	return out
+}
+
+// SiteGateways lists the addresses at which a site's gateways are reached.
+func SiteGateways(v registry.View, site string) []string {
+	var out []string
+	v.Gateways(func(g *registry.Gateway) bool {
+		if g.Site == site && g.Listen != "" && len(out) < maxGateways {
+			out = append(out, g.Listen)
+		}
+		return true
+	})
+	return out
+}
+
+// maxGateways bounds the list of gateways that a device is told.
+const maxGateways = 32
+
+// Renew answers a request for a new certificate for a key that is active. The error is always a *wire.Error.
+func (s *Service) Renew(ctx context.Context, id ident.ID, csr []byte) (*wire.Renewed, error) {
+	pub, err := ident.ParseCSR(csr)
+	if err != nil {
+		return nil, wire.Refuse(wire.CodeMalformed, "%v", err)
+	}
+	c, ok := s.renewable(id, pub.ID)
+	if !ok {
+		return nil, wire.Refuse(wire.CodeUnknownKey, "the key is not an active key of %v", id)
+	}
+	now := s.wall()
+	chain, err := s.keys.Chain(ident.Leaf{ID: id, Public: pub.Key, Now: now})
+	if err != nil {
+		s.log.Error("renewal failed", "identity", id.String(), "err", err)
+		return nil, wire.Refuse(wire.CodeInternal, "the core cannot issue now").After(time.Minute)
+	}
+	c.Key, c.NotAfter = pub.ID, now.Add(ident.LeafLifetime).UnixMilli()
+	if _, err := s.reg.Propose(ctx, c); err != nil {
+		return nil, wire.Refuse(wire.CodeUnavailable, "the core cannot commit now").After(5 * time.Second)
+	}
+	return &wire.Renewed{Chain: chain}, nil
+}
+
+// renewable finds the record whose active key may be renewed under the identity.
+func (s *Service) renewable(id ident.ID, key ident.KeyID) (*command.Renewed, bool) {
+	v := s.reg.View()
+	switch id.Role {
+	case ident.RoleDevice:
+		d, ok := v.Device(id.Device)
+		if !ok || d.State == wire.DeviceDecommissioned {
+			return nil, false
+		}
+		_, ok = d.ActiveKey(key)
+		return &command.Renewed{Device: d.ID}, ok
+	case ident.RoleGateway:
+		g, ok := v.Gateway(id.Site + "/" + id.Name)
+		if !ok {
+			return nil, false
+		}
+		_, ok = g.ActiveKey(key)
+		return &command.Renewed{Gateway: g.ID()}, ok
+	case ident.RoleCore, ident.RoleAPI, ident.RoleAuthority:
+	}
+	return nil, false
+}
+
+// refuse counts and logs a refusal and gives the one answer for all.
+func (s *Service) refuse(r Request, why error) error {
+	s.refused.Add(1)
+	if s.failed.fail(r.Source) {
+		s.log.Warn("enrollment refused", "source", r.Source, "reason", why.Error())
+	}
+	return wire.Refuse(wire.CodeRefused, "enrollment refused")
+}
+
+// A limiter counts failures per source. It forgets everything when it holds too many
+// sources, so that its memory is bounded.
+type limiter struct {
+	mu sync.Mutex
+	by map[string]*rate.Limiter
+}
+
+// The limits on failures. A gateway is one source for all its devices, so they are wide: a token cannot be guessed, and what
+// is limited is the work that guessing makes.
+const (
+	maxSources        = 4096
+	failuresPerSecond = 5
+	failuresAtOnce    = 200
+)
+
+func (l *limiter) allowed(source string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	b, ok := l.by[source]
+	return !ok || b.Tokens() >= 1
+}
+
+func (l *limiter) fail(source string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.by) >= maxSources {
+		clear(l.by)
+	}
+	b, ok := l.by[source]
+	if !ok {
+		b = rate.NewLimiter(failuresPerSecond, failuresAtOnce)
+		l.by[source] = b
+	}
+	return b.Allow()
+}

@@ -1,0 +1,98 @@
+// Package events tells subscribers what the registry committed, as it commits it.
+//
+// Publish never blocks: a subscriber that does not keep up is told so once, with ErrLagged, and must read the state afresh.
+package events
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"github.com/holdfast-edge/holdfast/core/registry"
+)
+
+// ErrLagged ends a subscription that was not read quickly enough.
+var ErrLagged = errors.New("subscriber did not keep up: read the state afresh and subscribe again")
+
+const (
+	kept  = 1024 // events kept for those who come back
+	queue = 1024 // events a subscriber may be behind
+)
+
+// Hub fans events out. The zero value is ready.
+type Hub struct {
+	mu   sync.Mutex
+	ring []registry.Event // newest last, at most kept
+	subs map[*Sub]struct{}
+}
+
+// Sub is one subscription.
+type Sub struct {
+	hub *Hub
+	ch  chan registry.Event
+}
+
+// Publish tells everybody.
+func (h *Hub) Publish(evs []registry.Event) {
+	if len(evs) == 0 {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ring = append(h.ring, evs...)
+	if over := len(h.ring) - kept; over > 0 {
+		h.ring = append(h.ring[:0], h.ring[over:]...)
+	}
+	for s := range h.subs {
+		s.offer(evs)
+	}
+}
+
+func (s *Sub) offer(evs []registry.Event) {
+	for _, e := range evs {
+		select {
+		case s.ch <- e:
+		default:
+			delete(s.hub.subs, s)
+			close(s.ch)
+			return
+		}
+	}
+}
+
+// Subscribe starts a subscription with the kept events whose index is above after; the largest uint64 asks for new ones only.
+func (h *Hub) Subscribe(after uint64) *Sub {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := &Sub{hub: h, ch: make(chan registry.Event, queue+kept)}
+	for _, e := range h.ring {
+		if e.Index > after {
+			s.ch <- e
+		}
+	}
+	if h.subs == nil {
+		h.subs = make(map[*Sub]struct{})
+	}
+	h.subs[s] = struct{}{}
+	return s
+}
+
+// Next waits for the next event.
+func (s *Sub) Next(ctx context.Context) (registry.Event, error) {
+	select {
+	case e, ok := <-s.ch:
+		if !ok {
+			return registry.Event{}, ErrLagged
+		}
+		return e, nil
+	case <-ctx.Done():
+		return registry.Event{}, ctx.Err()
+	}
+}
+
+// Close ends the subscription.
+func (s *Sub) Close() {
+	s.hub.mu.Lock()
+	defer s.hub.mu.Unlock()
+	delete(s.hub.subs, s)
+}

@@ -1,0 +1,339 @@
+// Package liveness holds what the leader knows of who is alive, and which the log does not: when each gateway was last
+// heard, and each device's last heartbeat. It is soft: a new leader starts without it and gives no verdict before a grace
+// has passed.
+package liveness
+
+import (
+	"sync"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+)
+
+// Silent is how many report periods, or heartbeat intervals, without a word make the verdict.
+const Silent = 3
+
+// unverifiedAfter is how old a device's newest attach may be before its gateway's word about it shows as unverified.
+// Devices send theirs again every hour.
+const unverifiedAfter = 2 * time.Hour
+
+// The reasons of a presence, as the API writes them.
+const (
+	ReasonNone            = ""
+	ReasonHeartbeatMissed = "heartbeat_missed"
+	ReasonSiteUnreachable = "site_unreachable"
+	ReasonNeverConnected  = "never_connected"
+	ReasonRecovering      = "recovering"
+	ReasonUnverified      = "unverified"
+)
+
+// A Verdict is the presence of a device at one moment.
+type Verdict struct {
+	Online bool
+	Reason string
+	Since  time.Time // start of the state; zero: never connected
+	Last   time.Time // last heartbeat; zero: none known
+}
+
+// Tracker is the soft state. Its methods may be called from any goroutine. Silence is measured on the monotonic clock.
+type Tracker struct {
+	period time.Duration
+
+	mu       sync.Mutex
+	leading  time.Time // since when this node leads; zero: it does not
+	gateways map[string]*gateway
+	devices  map[ident.DeviceID]*device
+}
+
+type gateway struct {
+	session  uint64
+	heard    time.Time
+	opened   time.Time // start of the uplink session
+	complete bool      // it has told all its devices since
+	slots    map[uint32]ident.DeviceID
+}
+
+type device struct {
+	gateway  string
+	online   bool // in the word of the gateway's present uplink session
+	last     time.Time
+	attached time.Time // when its newest attach was verified here
+	interval time.Duration
+}
+
+// New tracks with the given report period.
+func New(period time.Duration) *Tracker {
+	return &Tracker{period: period, gateways: make(map[string]*gateway), devices: make(map[ident.DeviceID]*device)}
+}
+
+// Period is the report period.
+func (t *Tracker) Period() time.Duration { return t.period }
+
+// Lead starts or ends this node's leadership. Both forget everything.
+func (t *Tracker) Lead(leading bool, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.leading = time.Time{}
+	if leading {
+		t.leading = now
+	}
+	clear(t.devices)
+	for _, g := range t.gateways {
+		g.complete = false
+	}
+}
+
+// Opened starts an uplink session of a gateway: what it said in an earlier one no longer counts.
+func (t *Tracker) Opened(gw string, session uint64, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.gateways[gw] = &gateway{session: session, heard: now, opened: now, slots: make(map[uint32]ident.DeviceID)}
+	for _, d := range t.devices {
+		if d.gateway == gw {
+			d.online = false
+		}
+	}
+}
+
+// Heard notes a sign of life of a gateway's session.
+func (t *Tracker) Heard(gw string, session uint64, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if g, ok := t.gateways[gw]; ok && g.session == session {
+		g.heard = now
+	}
+}
+
+// Online notes a device that its gateway told online, with a verified attach.
+func (t *Tracker) Online(gw string, session uint64, o *wire.DeviceOnline, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g, ok := t.gateways[gw]
+	if !ok || g.session != session {
+		return
+	}
+	g.slots[o.Slot] = o.Device
+	d := t.device(o.Device)
+	d.gateway, d.online, d.attached = gw, true, now
+	d.interval = time.Duration(o.IntervalMS) * time.Millisecond
+	d.beat(time.UnixMilli(o.LastMS))
+}
+
+// Offline notes a device that its gateway told offline.
+func (t *Tracker) Offline(gw string, session uint64, o *wire.DeviceOffline) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g, ok := t.gateways[gw]
+	if !ok || g.session != session {
+		return
+	}
+	id, ok := g.slots[o.Slot]
+	if !ok {
+		return
+	}
+	delete(g.slots, o.Slot)
+	if d, ok := t.devices[id]; ok && d.gateway == gw {
+		d.online = false
+		d.beat(time.UnixMilli(o.LastMS))
+	}
+}
+
+// Slot is the device that a slot of a gateway's session names.
+func (t *Tracker) Slot(gw string, session uint64, slot uint32) (ident.DeviceID, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g, ok := t.gateways[gw]
+	if !ok || g.session != session {
+		return ident.DeviceID{}, false
+	}
+	id, ok := g.slots[slot]
+	return id, ok
+}
+
+// Digest takes the beats of a report period. limit bounds how far ahead of this node's clock a gateway may claim a beat.
+func (t *Tracker) Digest(gw string, session uint64, p *wire.Presence, limit time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g, ok := t.gateways[gw]
+	if !ok || g.session != session {
+		return
+	}
+	if p.Digest {
+		g.complete = true
+	}
+	for i, slot := range p.Slots {
+		if i >= len(p.AgesMS) {
+			break
+		}
+		if d, ok := t.devices[g.slots[slot]]; ok && d.gateway == gw {
+			at := time.UnixMilli(p.TimeMS - int64(p.AgesMS[i]))
+			if !at.After(limit) {
+				d.beat(at)
+			}
+		}
+	}
+	for _, in := range p.Told {
+		if d, ok := t.devices[g.slots[in.Slot]]; ok && d.gateway == gw {
+			d.interval = time.Duration(in.IntervalMS) * time.Millisecond
+		}
+	}
+}
+
+func (t *Tracker) device(id ident.DeviceID) *device {
+	d, ok := t.devices[id]
+	if !ok {
+		d = new(device)
+		t.devices[id] = d
+	}
+	return d
+}
+
+// beat moves the last heartbeat forward, never back.
+func (d *device) beat(at time.Time) {
+	if at.After(d.last) {
+		d.last = at
+	}
+}
+
+// Verdict is the presence of a device now, from its record and what is known here.
+func (t *Tracker) Verdict(v registry.View, d *registry.Device, now time.Time) Verdict {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := &d.Presence
+	if p.SinceMS == 0 {
+		return Verdict{Reason: ReasonNeverConnected}
+	}
+	out := Verdict{Online: p.Online, Since: time.UnixMilli(p.SinceMS).UTC(), Last: time.UnixMilli(p.LastMS).UTC()}
+	soft := t.devices[d.ID]
+	if soft != nil && soft.gateway == p.Gateway && soft.last.After(out.Last) {
+		out.Last = soft.last.UTC()
+	}
+	if !p.Online {
+		out.Reason = ReasonHeartbeatMissed
+		return out
+	}
+	if s, ok := v.Site(siteOf(p.Gateway)); ok && s.UnreachableMS != 0 {
+		out.Online, out.Reason, out.Since = false, ReasonSiteUnreachable, time.UnixMilli(s.UnreachableMS).UTC()
+		return out
+	}
+	switch {
+	case soft == nil || !soft.online || soft.gateway != p.Gateway:
+		out.Reason = ReasonRecovering // its gateway has not vouched for it since the uplink or the leader began anew
+	case now.Sub(soft.attached) > unverifiedAfter:
+		out.Reason = ReasonUnverified
+	}
+	return out
+}
+
+// siteOf is the site in a gateway's site/name.
+func siteOf(gw string) string {
+	for i := range gw {
+		if gw[i] == '/' {
+			return gw[:i]
+		}
+	}
+	return gw
+}
+
+// LastHeard is when a gateway was last heard, and whether that is recent enough for its word to stand.
+func (t *Tracker) LastHeard(gw string, now time.Time) (at time.Time, connected bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	g, ok := t.gateways[gw]
+	if !ok {
+		return time.Time{}, false
+	}
+	return g.heard, now.Sub(g.heard) < Silent*t.period
+}
+
+// An Expiry is a device that nobody vouches for any more, though its site is heard.
+type Expiry struct {
+	Device  ident.DeviceID
+	Gateway string
+	Last    time.Time
+}
+
+// Survey is what the leader should commit now: sites that fell silent or came back, and devices that are offline although
+// no gateway said so, because the one that would say it restarted or fell silent. Nothing before the grace is over.
+func (t *Tracker) Survey(v registry.View, now time.Time) (sites map[string]bool, expired []Expiry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.leading.IsZero() {
+		return nil, nil
+	}
+	reach := t.reach(v, now)
+	sites = make(map[string]bool)
+	v.Sites(func(s *registry.Site) bool {
+		up, known := reach[s.Name]
+		if known && up != (s.UnreachableMS == 0) && (up || now.Sub(t.leading) > t.grace()) {
+			sites[s.Name] = up
+		}
+		return true
+	})
+	if now.Sub(t.leading) <= t.grace() {
+		return sites, nil
+	}
+	v.Devices(ident.DeviceID{}, func(d *registry.Device) bool {
+		if e, ok := t.expired(v, d, reach, now); ok {
+			expired = append(expired, e)
+		}
+		return true
+	})
+	return sites, expired
+}
+
+// grace is how long a new leader waits for gateways and devices to come back before any verdict.
+func (t *Tracker) grace() time.Duration { return Silent * t.period }
+
+// reach tells for each site with gateways whether one of them is heard.
+func (t *Tracker) reach(v registry.View, now time.Time) map[string]bool {
+	reach := make(map[string]bool)
+	v.Gateways(func(g *registry.Gateway) bool {
+		soft, ok := t.gateways[g.ID()]
+		reach[g.Site] = reach[g.Site] || ok && now.Sub(soft.heard) < Silent*t.period
+		return true
+	})
+	return reach
+}
+
+// expired tells whether a device that the log has online is vouched for by nobody, for long enough.
+func (t *Tracker) expired(v registry.View, d *registry.Device, reach map[string]bool, now time.Time) (Expiry, bool) {
+	p := &d.Presence
+	if !p.Online || !reach[siteOf(p.Gateway)] {
+		return Expiry{}, false
+	}
+	soft := t.devices[d.ID]
+	last := time.UnixMilli(p.LastMS)
+	if soft != nil && soft.gateway == p.Gateway && soft.last.After(last) {
+		last = soft.last
+	}
+	interval := time.Duration(p.IntervalMS) * time.Millisecond
+	if soft != nil {
+		interval = max(interval, soft.interval)
+	}
+	interval = max(interval, v.Interval(d))
+	since := t.leading
+	g, ok := t.gateways[p.Gateway]
+	switch {
+	case ok && now.Sub(g.heard) < Silent*t.period:
+		if soft != nil && soft.online {
+			return Expiry{}, false // vouched for
+		}
+		since = later(since, g.opened)
+	case ok:
+		since = later(since, g.heard)
+	}
+	if now.Sub(since) < Silent*interval || now.Sub(since) < Silent*t.period {
+		return Expiry{}, false
+	}
+	return Expiry{Device: d.ID, Gateway: p.Gateway, Last: last}, true
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,202 @@
+// Package sitelink is the core's side of the uplink: it accepts gateways, commits what they bring from their devices, and
+// tells them what they must know of their site.
+//
+// A gateway is a path, not a source of truth: statements and attaches are verified here against the devices' own keys.
+package sitelink
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/enroll"
+	"github.com/holdfast-edge/holdfast/core/events"
+	"github.com/holdfast-edge/holdfast/core/liveness"
+	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/link"
+)
+
+// Registry is what the server needs of the replicated state.
+type Registry interface {
+	View() registry.View
+	Propose(ctx context.Context, c command.Command) (any, error)
+}
+
+// Config of a Server. All fields are required.
+type Config struct {
+	Registry  Registry
+	Enroll    *enroll.Service
+	Authority crypto.Signer // signs receipts
+	Tracker   *liveness.Tracker
+	Events    *events.Hub
+	Wall      func() time.Time
+	Log       *slog.Logger
+}
+
+// Limits of the opening of a session and of what one gateway can have under way.
+const (
+	openingTime  = 5 * time.Second
+	maxOpening   = 256
+	maxInFlight  = 8
+	proposeTime  = 10 * time.Second
+	presenceWait = 64
+)
+
+// Server accepts gateways.
+type Server struct {
+	Config
+	sessions atomic.Uint64 // numbers the uplink sessions of this run
+}
+
+// New makes a server.
+func New(c Config) *Server { return &Server{Config: c} }
+
+// Protocols says who may speak what on the uplink port.
+func Protocols() []ident.Protocol {
+	return []ident.Protocol{
+		{ALPN: wire.ALPNUplink, Roles: []ident.Role{ident.RoleGateway}},
+		{ALPN: wire.ALPNEnroll},
+	}
+}
+
+// Serve accepts sessions until ctx ends, then waits for those that are open to end.
+func (s *Server) Serve(ctx context.Context, ln *link.Listener) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	opening := make(chan struct{}, maxOpening)
+	for {
+		p, err := ln.Accept(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		select {
+		case opening <- struct{}{}:
+		default:
+			p.Refuse(wire.Refuse(wire.CodeBusy, "too many sessions are opening"))
+			continue
+		}
+		wg.Go(func() {
+			done := sync.OnceFunc(func() { <-opening })
+			defer done()
+			s.open(ctx, p, done)
+		})
+	}
+}
+
+// open waits for the first frame of a session and serves it. opened is called when the opening is over.
+func (s *Server) open(ctx context.Context, p *link.Pending, opened func()) {
+	ses, err := p.Session(ctx, openingTime)
+	if err != nil {
+		return
+	}
+	defer ses.Close()
+	stop := context.AfterFunc(ctx, ses.Close)
+	defer stop()
+	switch p.Protocol() {
+	case wire.ALPNEnroll:
+		s.serveEnroll(ctx, ses)
+	case wire.ALPNUplink:
+		u, err := s.admit(ses)
+		if err != nil {
+			s.Log.Info("gateway not admitted", "remote", ses.RemoteAddr().String(), "err", err)
+			refuse(ses, err)
+			return
+		}
+		opened()
+		u.run(ctx)
+	}
+}
+
+func refuse(ses *link.Session, err error) {
+	var e *wire.Error
+	if !errors.As(err, &e) {
+		e = wire.Refuse(wire.CodeMalformed, "the opening does not read")
+	}
+	ses.Refuse(e)
+}
+
+// serveEnroll answers one enrollment on a session without a client certificate.
+func (s *Server) serveEnroll(ctx context.Context, ses *link.Session) {
+	t, body, err := ses.RecvWithin(openingTime)
+	if err != nil {
+		return
+	}
+	var req wire.Enroll
+	if t != wire.TypeEnroll || wire.Unmarshal(body, &req) != nil {
+		ses.Refuse(wire.Refuse(wire.CodeMalformed, "want an enroll message"))
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, proposeTime)
+	defer cancel()
+	out, err := s.Enroll.Enroll(ctx, enroll.Request{Enroll: req, Source: host(ses.RemoteAddr())})
+	if err != nil {
+		refuse(ses, err)
+		return
+	}
+	if ses.Send(wire.TypeEnrolled, out) == nil {
+		ses.Finish(openingTime)
+	}
+}
+
+// host is the address without the port, which changes with every try.
+func host(a net.Addr) string {
+	h, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	return h
+}
+
+// admit reads a gateway's hello and welcomes it.
+func (s *Server) admit(ses *link.Session) (*uplink, error) {
+	peer, ok := ses.Peer(s.Wall())
+	if !ok || peer.ID.Role != ident.RoleGateway {
+		return nil, wire.Refuse(wire.CodeForbidden, "not a gateway")
+	}
+	gw := peer.ID.Site + "/" + peer.ID.Name
+	rec, ok := s.Registry.View().Gateway(gw)
+	if !ok {
+		return nil, wire.Refuse(wire.CodeUnknownKey, "no gateway %s", gw)
+	}
+	if _, ok := rec.ActiveKey(peer.Key); !ok {
+		return nil, wire.Refuse(wire.CodeRetired, "the key of gateway %s is no longer active", gw)
+	}
+	t, body, err := ses.RecvWithin(openingTime)
+	if err != nil {
+		return nil, err
+	}
+	var hello wire.UplinkHello
+	if t != wire.TypeUplinkHello {
+		return nil, wire.Refuse(wire.CodeMalformed, "want an uplink_hello, got %v", t)
+	}
+	if err := wire.Unmarshal(body, &hello); err != nil {
+		return nil, err
+	}
+	u := &uplink{
+		Server: s, ses: ses, peer: peer, gw: gw, session: s.sessions.Add(1),
+		presence: make(chan wire.Presence, presenceWait), inFlight: make(chan struct{}, maxInFlight),
+	}
+	// Subscribed before the welcome, so that no change falls between the list sent first and the changes sent later.
+	u.sub = s.Events.Subscribe(^uint64(0))
+	err = ses.Send(wire.TypeUplinkWelcome, wire.UplinkWelcome{
+		Capability: min(hello.Capability, wire.Capability), Identity: peer.ID.String(),
+		ReportPeriodMS: uint32(s.Tracker.Period().Milliseconds()), TimeMS: s.Wall().UnixMilli(),
+	})
+	if err != nil {
+		u.sub.Close()
+		return nil, err
+	}
+	s.Log.Info("gateway connected", "gateway", gw, "version", hello.Version, "remote", ses.RemoteAddr().String())
+	return u, nil
+}

@@ -1,0 +1,111 @@
+package sitelink
+
+import (
+	"context"
+	"errors"
+
+	"github.com/holdfast-edge/holdfast/core/enroll"
+	"github.com/holdfast-edge/holdfast/core/events"
+	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+)
+
+// sitePage is how many devices one Site message carries.
+const sitePage = 1000
+
+// tell keeps the gateway's picture of its site true: first the whole list, then every change as it is committed.
+func (u *uplink) tell(ctx context.Context) error {
+	if err := u.tellAll(); err != nil {
+		return err
+	}
+	for {
+		e, err := u.sub.Next(ctx)
+		if errors.Is(err, events.ErrLagged) {
+			u.sub = u.Events.Subscribe(^uint64(0))
+			if err := u.tellAll(); err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := u.tellChange(&e); err != nil {
+			return err
+		}
+	}
+}
+
+func (u *uplink) tellAll() error {
+	v := u.Registry.View()
+	m := u.site(v)
+	m.Full = true
+	var err error
+	v.Devices(ident.DeviceID{}, func(d *registry.Device) bool {
+		if d.Site != u.peer.ID.Site {
+			return true
+		}
+		m.Devices = append(m.Devices, siteDevice(d))
+		if len(m.Devices) == sitePage {
+			err = u.ses.Send(wire.TypeSite, m)
+			m = wire.Site{Version: v.Index()}
+		}
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
+	return u.ses.Send(wire.TypeSite, m)
+}
+
+func (u *uplink) site(v registry.View) wire.Site {
+	return wire.Site{
+		Version: v.Index(), IntervalMS: uint32(v.SiteInterval(u.peer.ID.Site).Milliseconds()), Gateways: enroll.SiteGateways(v, u.peer.ID.Site),
+	}
+}
+
+// tellChange passes on an event that changes what the gateway must know. A device of another site that is attached here is
+// told by its id as well.
+func (u *uplink) tellChange(e *registry.Event) error {
+	v := u.Registry.View()
+	switch e.Type {
+	case registry.EventSiteChanged, registry.EventGatewayEnrolled:
+		if e.Site == u.peer.ID.Site {
+			return u.ses.Send(wire.TypeSite, u.site(v))
+		}
+	case registry.EventDeviceEnrolled, registry.EventDeviceChanged, registry.EventDeviceQuarantined:
+		id, err := ident.ParseDeviceID(e.Device)
+		if err != nil {
+			return nil
+		}
+		d, ok := v.Device(id)
+		if ok && (d.Site == u.peer.ID.Site || d.Presence.Gateway == u.gw) {
+			return u.ses.Send(wire.TypeSite, wire.Site{Version: v.Index(), Devices: []wire.SiteDevice{siteDevice(d)}})
+		}
+	}
+	return nil
+}
+
+// ask answers a gateway that meets a device its site's list does not have.
+func (u *uplink) ask(_ context.Context, m *wire.Ask) error {
+	v := u.Registry.View()
+	out := wire.SiteDevice{Device: m.Device}
+	if d, ok := v.Device(m.Device); ok {
+		out = siteDevice(d)
+		if out.IntervalMS == 0 {
+			out.IntervalMS = uint32(v.Interval(d).Milliseconds()) // its own site's, which the gateway does not know
+		}
+	}
+	return u.ses.Send(wire.TypeSite, wire.Site{Version: v.Index(), Devices: []wire.SiteDevice{out}})
+}
+
+func siteDevice(d *registry.Device) wire.SiteDevice {
+	out := wire.SiteDevice{Device: d.ID, IntervalMS: d.IntervalMS, State: d.State}
+	for _, k := range d.Keys {
+		if k.State == registry.KeyActive {
+			out.Keys = append(out.Keys, k.ID[:])
+		}
+	}
+	return out
+}

@@ -1,0 +1,229 @@
+package sitelink
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/enroll"
+	"github.com/holdfast-edge/holdfast/core/events"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/link"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+// An uplink is one session of a gateway.
+type uplink struct {
+	*Server
+	ses     *link.Session
+	peer    ident.Peer
+	gw      string // site/name
+	session uint64
+	sub     *events.Sub
+
+	presence chan wire.Presence // reports, in order, for the one goroutine that commits them
+	inFlight chan struct{}      // bounds the requests that are being answered; a full one stops the reading
+}
+
+// run serves the session until it ends. Reports are committed in order by one goroutine; every other request is answered by
+// one of its own, so that a slow commit holds up nothing else.
+func (u *uplink) run(ctx context.Context) {
+	defer u.sub.Close()
+	u.Tracker.Opened(u.gw, u.session, time.Now())
+	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, u.ses.Close)
+	defer stop()
+	g.Go(func() error { return u.read(ctx, g) })
+	g.Go(func() error { return u.report(ctx) })
+	g.Go(func() error { return u.tell(ctx) })
+	if err := g.Wait(); err != nil {
+		u.Log.Info("gateway disconnected", "gateway", u.gw, "err", err)
+	}
+}
+
+// read hands out what comes in. It always returns an error, which ends the session.
+func (u *uplink) read(ctx context.Context, g *errgroup.Group) error {
+	for {
+		t, body, err := u.ses.Recv()
+		if err != nil {
+			return err
+		}
+		u.Tracker.Heard(u.gw, u.session, time.Now())
+		switch t {
+		case wire.TypePresence:
+			var p wire.Presence
+			if err := wire.Unmarshal(body, &p); err != nil {
+				return u.end(err)
+			}
+			select {
+			case u.presence <- p:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		case wire.TypeSubmit:
+			err = answer(ctx, u, g, body, u.submit)
+		case wire.TypeRelayEnroll:
+			err = answer(ctx, u, g, body, u.relayEnroll)
+		case wire.TypeRelayRenew:
+			err = answer(ctx, u, g, body, u.relayRenew)
+		case wire.TypeAsk:
+			err = answer(ctx, u, g, body, u.ask)
+		default:
+			err = u.ses.Send(wire.TypeError, &wire.Error{Code: wire.CodeUnsupported, Ref: t})
+		}
+		if err != nil {
+			return u.end(err)
+		}
+	}
+}
+
+// answer decodes a request and answers it in a goroutine of its own, when there is room for one.
+func answer[M any](ctx context.Context, u *uplink, g *errgroup.Group, body []byte, f func(context.Context, *M) error) error {
+	m := new(M)
+	if err := wire.Unmarshal(body, m); err != nil {
+		return err
+	}
+	select {
+	case u.inFlight <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	g.Go(func() error {
+		defer func() { <-u.inFlight }()
+		ctx, cancel := context.WithTimeout(ctx, proposeTime)
+		defer cancel()
+		return f(ctx, m)
+	})
+	return nil
+}
+
+// end closes the session with the reason that err is, if the peer made it.
+func (u *uplink) end(err error) error {
+	if errors.Is(err, wire.ErrMalformed) {
+		u.ses.CloseWith(wire.Refuse(wire.CodeMalformed, "a frame does not read"))
+	}
+	return err
+}
+
+func (u *uplink) relayEnroll(ctx context.Context, m *wire.RelayEnroll) error {
+	out, err := u.Enroll.Enroll(ctx, enroll.Request{Enroll: m.Enroll, Via: u.peer.ID, Source: "gateway " + u.gw})
+	if err != nil {
+		return u.refuse(err, wire.TypeRelayEnroll, m.ID)
+	}
+	return u.ses.Send(wire.TypeRelayEnrolled, wire.RelayEnrolled{ID: m.ID, Enrolled: *out})
+}
+
+func (u *uplink) relayRenew(ctx context.Context, m *wire.RelayRenew) error {
+	id := u.peer.ID // without a device, the gateway renews its own certificate
+	if !m.Device.IsZero() {
+		id = ident.Device(id.Fleet, m.Device)
+	}
+	out, err := u.Enroll.Renew(ctx, id, m.Renew.CSR)
+	if err != nil {
+		return u.refuse(err, wire.TypeRelayRenew, m.ID)
+	}
+	return u.ses.Send(wire.TypeRelayRenewed, wire.RelayRenewed{ID: m.ID, Renewed: *out})
+}
+
+// refuse answers a numbered request with an error.
+func (u *uplink) refuse(err error, ref wire.Type, id uint64) error {
+	var e *wire.Error
+	if !errors.As(err, &e) {
+		e = wire.Refuse(wire.CodeInternal, "the core failed")
+	}
+	out := *e
+	out.Ref, out.ID = ref, id
+	return u.ses.Send(wire.TypeError, &out)
+}
+
+// report commits the gateway's reports, in order.
+func (u *uplink) report(ctx context.Context) error {
+	for {
+		select {
+		case p := <-u.presence:
+			if err := u.commit(ctx, &p); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// ahead is how far in the future a gateway's clock may be before its word about a beat is not taken.
+const ahead = 5 * time.Minute
+
+// commit proposes the transitions of a report and then lets the tracker know. A report that cannot be committed ends the
+// session: the gateway tells everything again in the next.
+func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
+	c := &command.Presence{Gateway: u.gw}
+	var told []*wire.DeviceOnline
+	for i := range p.Online {
+		o := &p.Online[i]
+		it, err := u.online(o)
+		if err != nil {
+			u.Log.Warn("presence not taken", "gateway", u.gw, "device", o.Device.String(), "err", err)
+			continue
+		}
+		c.Items, told = append(c.Items, it), append(told, o)
+	}
+	for i := range p.Offline {
+		o := &p.Offline[i]
+		if d, ok := u.Tracker.Slot(u.gw, u.session, o.Slot); ok {
+			c.Items = append(c.Items, command.PresenceItem{
+				Device: d, AtMS: o.AtMS, LastMS: o.LastMS, Beats: o.Beats, Missed: o.Missed,
+			})
+		}
+	}
+	if len(c.Items) > 0 {
+		ctx, cancel := context.WithTimeout(ctx, proposeTime)
+		defer cancel()
+		if _, err := u.Registry.Propose(ctx, c); err != nil {
+			return err
+		}
+	}
+	now := time.Now()
+	for _, o := range told {
+		u.Tracker.Online(u.gw, u.session, o, now)
+	}
+	for i := range p.Offline {
+		u.Tracker.Offline(u.gw, u.session, &p.Offline[i])
+	}
+	u.Tracker.Digest(u.gw, u.session, p, u.Wall().Add(ahead))
+	return nil
+}
+
+var errAttach = errors.New("the attach does not prove it")
+
+// online holds a report that a device is online against the device's own signature.
+func (u *uplink) online(o *wire.DeviceOnline) (command.PresenceItem, error) {
+	a, err := seal.ParseAttach(o.Attach)
+	if err != nil {
+		return command.PresenceItem{}, err
+	}
+	d, ok := u.Registry.View().Device(o.Device)
+	if !ok || a.Device != o.Device || a.Gateway != u.peer.ID.String() {
+		return command.PresenceItem{}, errAttach
+	}
+	k, ok := d.ActiveKey(a.Key)
+	if !ok {
+		return command.PresenceItem{}, errAttach
+	}
+	pub, err := ident.ParseSPKI(k.SPKI)
+	if err != nil {
+		return command.PresenceItem{}, err
+	}
+	if err := a.Verify(pub); err != nil {
+		return command.PresenceItem{}, err
+	}
+	return command.PresenceItem{
+		Device: o.Device, Online: true, AtMS: o.SinceMS, LastMS: o.LastMS, IntervalMS: o.IntervalMS, Beats: o.Beats, Missed: o.Missed,
+		Attach: &command.Attach{
+			Start: a.Start, Run: a.Run, Session: a.Session, Epoch: a.Epoch, Lowest: a.Lowest, Highest: a.Highest, Chain: a.Chain,
+		},
+	}, nil
+}
