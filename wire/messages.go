@@ -230,7 +230,7 @@ type Presence struct {
 
 // DeviceOnline reports that a device attached, or, after the uplink came back, that it is attached.
 type DeviceOnline struct {
-	Slot       uint32         `cbor:"1,keyasint"` // names the device in digests for the rest of this uplink session
+	Slot       uint32         `cbor:"1,keyasint"` // names the device in digests, until another Online takes the slot
 	Device     ident.DeviceID `cbor:"2,keyasint"`
 	Attach     []byte         `cbor:"3,keyasint"` // the seal.Attach as the device signed it
 	SinceMS    int64          `cbor:"4,keyasint"` // start of the span, Unix ms
@@ -240,13 +240,13 @@ type DeviceOnline struct {
 	Missed     uint64         `cbor:"8,keyasint,omitempty"`
 }
 
-// DeviceOffline reports that the gateway heard no beat for three intervals, or that the device went to another gateway.
+// DeviceOffline reports that the gateway heard no beat for three intervals.
 type DeviceOffline struct {
-	Slot   uint32 `cbor:"1,keyasint"`
-	LastMS int64  `cbor:"2,keyasint"` // last beat, Unix ms
-	AtMS   int64  `cbor:"3,keyasint"` // when the verdict fell, Unix ms
-	Beats  uint64 `cbor:"4,keyasint,omitempty"`
-	Missed uint64 `cbor:"5,keyasint,omitempty"`
+	Device ident.DeviceID `cbor:"1,keyasint"`
+	LastMS int64          `cbor:"2,keyasint"` // last beat, Unix ms
+	AtMS   int64          `cbor:"3,keyasint"` // when the verdict fell, Unix ms
+	Beats  uint64         `cbor:"4,keyasint,omitempty"`
+	Missed uint64         `cbor:"5,keyasint,omitempty"`
 }
 
 // DeviceInterval tells which interval is in force for a device.

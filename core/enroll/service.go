@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/internal/throttle"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/seal"
@@ -24,6 +22,13 @@ type Registry interface {
 	Propose(ctx context.Context, c command.Command) (any, error)
 }
 
+// The limits on failures. A gateway is one source for all its devices, so they are wide: a token cannot be guessed, and what
+// is limited is the work that guessing makes.
+const (
+	failuresPerSecond = 5
+	failuresAtOnce    = 200
+)
+
 // Service enrolls keys and renews their certificates.
 type Service struct {
 	reg  Registry
@@ -31,13 +36,13 @@ type Service struct {
 	wall func() time.Time
 	log  *slog.Logger
 
-	failed  limiter // failed attempts, by source
+	failed  throttle.Failures // by source
 	refused atomic.Uint64
 }
 
 // NewService enrolls into reg with the fleet's keys.
 func NewService(reg Registry, keys *Keyring, wall func() time.Time, log *slog.Logger) *Service {
-	return &Service{reg: reg, keys: keys, wall: wall, log: log, failed: limiter{by: make(map[string]*rate.Limiter)}}
+	return &Service{reg: reg, keys: keys, wall: wall, log: log, failed: throttle.Failures{PerSecond: failuresPerSecond, Burst: failuresAtOnce}}
 }
 
 // Refused counts the enrollments that were refused since the start.
@@ -53,7 +58,7 @@ type Request struct {
 // Enroll answers an enrollment. The error is always a *wire.Error; an unknown, expired, used-up or wrongly proved token all
 // give the same one, and the difference is in the log alone.
 func (s *Service) Enroll(ctx context.Context, r Request) (*wire.Enrolled, error) {
-	if !s.failed.allowed(r.Source) {
+	if !s.failed.Allowed(r.Source) {
 		return nil, wire.Refuse(wire.CodeBusy, "too many failed enrollments").After(time.Minute)
 	}
 	pub, err := ident.ParseCSR(r.CSR)
@@ -234,44 +239,8 @@ func (s *Service) renewable(id ident.ID, key ident.KeyID) (*command.Renewed, boo
 // refuse counts and logs a refusal and gives the one answer for all.
 func (s *Service) refuse(r Request, why error) error {
 	s.refused.Add(1)
-	if s.failed.fail(r.Source) {
+	if s.failed.Failed(r.Source) {
 		s.log.Warn("enrollment refused", "source", r.Source, "reason", why.Error())
 	}
 	return wire.Refuse(wire.CodeRefused, "enrollment refused")
-}
-
-// A limiter counts failures per source. It forgets everything when it holds too many
-// sources, so that its memory is bounded.
-type limiter struct {
-	mu sync.Mutex
-	by map[string]*rate.Limiter
-}
-
-// The limits on failures. A gateway is one source for all its devices, so they are wide: a token cannot be guessed, and what
-// is limited is the work that guessing makes.
-const (
-	maxSources        = 4096
-	failuresPerSecond = 5
-	failuresAtOnce    = 200
-)
-
-func (l *limiter) allowed(source string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	b, ok := l.by[source]
-	return !ok || b.Tokens() >= 1
-}
-
-func (l *limiter) fail(source string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(l.by) >= maxSources {
-		clear(l.by)
-	}
-	b, ok := l.by[source]
-	if !ok {
-		b = rate.NewLimiter(failuresPerSecond, failuresAtOnce)
-		l.by[source] = b
-	}
-	return b.Allow()
 }

@@ -48,11 +48,10 @@ type Tracker struct {
 }
 
 type gateway struct {
-	session  uint64
-	heard    time.Time
-	opened   time.Time // start of the uplink session
-	complete bool      // it has told all its devices since
-	slots    map[uint32]ident.DeviceID
+	session uint64
+	heard   time.Time
+	opened  time.Time // start of the uplink session
+	slots   map[uint32]ident.DeviceID
 }
 
 type device struct {
@@ -80,9 +79,6 @@ func (t *Tracker) Lead(leading bool, now time.Time) {
 		t.leading = now
 	}
 	clear(t.devices)
-	for _, g := range t.gateways {
-		g.complete = false
-	}
 }
 
 // Opened starts an uplink session of a gateway: what it said in an earlier one no longer counts.
@@ -129,27 +125,10 @@ func (t *Tracker) Offline(gw string, session uint64, o *wire.DeviceOffline) {
 	if !ok || g.session != session {
 		return
 	}
-	id, ok := g.slots[o.Slot]
-	if !ok {
-		return
-	}
-	delete(g.slots, o.Slot)
-	if d, ok := t.devices[id]; ok && d.gateway == gw {
+	if d, ok := t.devices[o.Device]; ok && d.gateway == gw {
 		d.online = false
 		d.beat(time.UnixMilli(o.LastMS))
 	}
-}
-
-// Slot is the device that a slot of a gateway's session names.
-func (t *Tracker) Slot(gw string, session uint64, slot uint32) (ident.DeviceID, bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	g, ok := t.gateways[gw]
-	if !ok || g.session != session {
-		return ident.DeviceID{}, false
-	}
-	id, ok := g.slots[slot]
-	return id, ok
 }
 
 // Digest takes the beats of a report period. limit bounds how far ahead of this node's clock a gateway may claim a beat.
@@ -159,9 +138,6 @@ func (t *Tracker) Digest(gw string, session uint64, p *wire.Presence, limit time
 	g, ok := t.gateways[gw]
 	if !ok || g.session != session {
 		return
-	}
-	if p.Digest {
-		g.complete = true
 	}
 	for i, slot := range p.Slots {
 		if i >= len(p.AgesMS) {
@@ -336,4 +312,20 @@ func later(a, b time.Time) time.Time {
 		return b
 	}
 	return a
+}
+
+// SiteHeard is when any gateway of the site was last heard; now, if none ever was.
+func (t *Tracker) SiteHeard(site string, now time.Time) time.Time {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var at time.Time
+	for name, g := range t.gateways {
+		if siteOf(name) == site {
+			at = later(at, g.heard)
+		}
+	}
+	if at.IsZero() {
+		return now
+	}
+	return at
 }

@@ -173,11 +173,9 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 	}
 	for i := range p.Offline {
 		o := &p.Offline[i]
-		if d, ok := u.Tracker.Slot(u.gw, u.session, o.Slot); ok {
-			c.Items = append(c.Items, command.PresenceItem{
-				Device: d, AtMS: o.AtMS, LastMS: o.LastMS, Beats: o.Beats, Missed: o.Missed,
-			})
-		}
+		c.Items = append(c.Items, command.PresenceItem{
+			Device: o.Device, AtMS: o.AtMS, LastMS: o.LastMS, Beats: o.Beats, Missed: o.Missed,
+		})
 	}
 	if len(c.Items) > 0 {
 		ctx, cancel := context.WithTimeout(ctx, proposeTime)

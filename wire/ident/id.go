@@ -207,3 +207,6 @@ func clip(s string) string {
 	}
 	return s
 }
+
+// IsZero tells whether i is no identity.
+func (i ID) IsZero() bool { return i == ID{} }

@@ -35,8 +35,14 @@ func (e Endpoint) base() *tls.Config {
 // against the trust in force at that moment, and its role against the protocol it asked for.
 func (e Endpoint) Server(protocols ...Protocol) *tls.Config {
 	c := e.base()
+	// What is set here besides GetConfigForClient is never used, because that decides for each client; it says what a reader
+	// of the configuration should expect.
+	c.ClientAuth = tls.RequireAndVerifyClientCert
 	for _, p := range protocols {
 		c.NextProtos = append(c.NextProtos, p.ALPN)
+		if len(p.Roles) == 0 {
+			c.ClientAuth = tls.NoClientCert
+		}
 	}
 	c.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 		for _, p := range protocols {
@@ -46,7 +52,6 @@ func (e Endpoint) Server(protocols ...Protocol) *tls.Config {
 		}
 		return nil, errALPN
 	}
-	// Never used, since GetConfigForClient decides; present because crypto/tls wants a source of certificates.
 	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, errALPN }
 	return c
 }

@@ -313,6 +313,23 @@ func (s *Session) Finish(d time.Duration) {
 	}
 }
 
+// CloseSend closes this side's half of the control stream and waits, at most d, for the peer to end the session, while
+// another goroutine goes on reading.
+func (s *Session) CloseSend(d time.Duration) {
+	s.mu.Lock()
+	err := s.ctl.Close()
+	s.mu.Unlock()
+	if err != nil {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.conn.Context().Done():
+	}
+}
+
 // ErrClosed says that the session is over without a reason from the peer: lost, timed out, or reset by a peer that
 // restarted.
 var ErrClosed = errors.New("session is over")
@@ -337,4 +354,27 @@ func asError(err error) error {
 		return fmt.Errorf("%w: %w", ErrClosed, err)
 	}
 	return err
+}
+
+// Resolve finds the UDP address of host:port. A literal address needs no resolver.
+func Resolve(ctx context.Context, hostport string) (net.Addr, error) {
+	host, port, err := net.SplitHostPort(hostport)
+	if err != nil {
+		return nil, fmt.Errorf("address %q is not host:port: %w", hostport, err)
+	}
+	n, err := net.DefaultResolver.LookupPort(ctx, "udp", port)
+	if err != nil {
+		return nil, fmt.Errorf("address %q: %w", hostport, err)
+	}
+	if ip := net.ParseIP(host); ip != nil {
+		return &net.UDPAddr{IP: ip, Port: n}, nil
+	}
+	ips, err := net.DefaultResolver.LookupIPAddr(ctx, host)
+	if err != nil {
+		return nil, fmt.Errorf("address %q: %w", hostport, err)
+	}
+	if len(ips) == 0 {
+		return nil, fmt.Errorf("address %q has no IP address", hostport)
+	}
+	return &net.UDPAddr{IP: ips[0].IP, Port: n, Zone: ips[0].Zone}, nil
 }

@@ -6,7 +6,7 @@ import "time"
 
 // A List is one page. NextCursor is empty on the last.
 type List[T any] struct {
-	Items      []T    `json:"items"`
+	Items      []T    `json:"items" nullable:"false"`
 	NextCursor string `json:"next_cursor,omitempty" doc:"pass as ?cursor= for the next page; absent on the last"`
 }
 
@@ -29,7 +29,7 @@ type Device struct {
 	RegisteredAt       *time.Time        `json:"registered_at" doc:"newest registration; null: none yet"`
 	Desired            Desired           `json:"desired"`
 	Reported           Reported          `json:"reported"`
-	Keys               []Key             `json:"keys"`
+	Keys               []Key             `json:"keys" nullable:"false"`
 }
 
 // Profile is the detected hardware profile. A fact that is null is either absent, or unknown for the reason that Unknown gives.
@@ -39,7 +39,7 @@ type Profile struct {
 	Arch         *string           `json:"arch"`
 	RAMBytes     *uint64           `json:"ram_bytes"`
 	CPUCores     *uint32           `json:"cpu_cores"`
-	Accelerators []string          `json:"accelerators"`
+	Accelerators []string          `json:"accelerators" nullable:"false"`
 	OS           *string           `json:"os"`
 	Kernel       *string           `json:"kernel"`
 	Unknown      map[string]string `json:"unknown,omitempty" doc:"fact to the reason that its probe failed"`
@@ -50,13 +50,13 @@ type Profile struct {
 type Hints struct {
 	Serial    string   `json:"serial,omitempty"`
 	MachineID string   `json:"machine_id,omitempty"`
-	MACs      []string `json:"macs,omitempty"`
+	MACs      []string `json:"macs,omitempty" nullable:"false"`
 }
 
 // Desired is what a device should run.
 type Desired struct {
 	Version     uint64       `json:"version"`
-	Assignments []Assignment `json:"assignments"`
+	Assignments []Assignment `json:"assignments" nullable:"false"`
 }
 
 // Assignment is one slot's desired artifact.
@@ -68,7 +68,7 @@ type Assignment struct {
 // Reported is what a device says that it runs.
 type Reported struct {
 	Version uint64 `json:"version"`
-	Slots   []Slot `json:"slots"`
+	Slots   []Slot `json:"slots" nullable:"false"`
 }
 
 // Slot is what is installed in one slot.
@@ -96,7 +96,7 @@ type HistoryItem struct {
 	GatewayTime time.Time `json:"gateway_time"`
 	Gateway     string    `json:"gateway"`
 	CommittedAt time.Time `json:"committed_at"`
-	Changed     []Change  `json:"changed" doc:"the facts that it changed"`
+	Changed     []Change  `json:"changed" nullable:"false" doc:"the facts that it changed"`
 }
 
 // Change is one reported fact that a registration changed.
@@ -141,12 +141,12 @@ type NewToken struct {
 
 // CreateToken asks for a token.
 type CreateToken struct {
-	Kind    string            `json:"kind" enum:"device,gateway,core"`
-	Site    string            `json:"site,omitempty" doc:"required for device and gateway"`
-	TTL     string            `json:"ttl,omitempty" doc:"duration such as 1h; default 1h, at most 720h"`
-	Uses    uint32            `json:"uses,omitempty" doc:"default 1, at most 10000"`
-	Tags    map[string]string `json:"tags,omitempty" doc:"preset on every device that it enrolls"`
-	Comment string            `json:"comment,omitempty"`
+	Kind    string            `json:"kind" enum:"device,gateway,core" doc:"core is refused: a second core node cannot join yet"`
+	Site    string            `json:"site,omitempty" doc:"required for device and gateway; made when it is new"`
+	TTL     string            `json:"ttl,omitempty" default:"1h" doc:"duration from 1m to 720h, such as 90m"`
+	Uses    uint32            `json:"uses,omitempty" minimum:"1" maximum:"10000" default:"1"`
+	Tags    map[string]string `json:"tags,omitempty" doc:"preset on every device that it enrolls; not for other kinds"`
+	Comment string            `json:"comment,omitempty" maxLength:"256" doc:"printable"`
 }
 
 // Site is a plant.
@@ -173,7 +173,7 @@ type SetDevice struct {
 // SetTags changes the operator's tags of a device.
 type SetTags struct {
 	Set    map[string]string `json:"set,omitempty"`
-	Remove []string          `json:"remove,omitempty" doc:"tags to hide, whoever sets them"`
+	Remove []string          `json:"remove,omitempty" nullable:"false" maxItems:"64" doc:"tags to hide, whoever sets them"`
 }
 
 // Gateway is one gateway of a site.
@@ -185,7 +185,7 @@ type Gateway struct {
 	LastHeardAt *time.Time `json:"last_heard_at"`
 	Devices     int        `json:"devices" doc:"online through it"`
 	EnrolledAt  time.Time  `json:"enrolled_at"`
-	Keys        []Key      `json:"keys"`
+	Keys        []Key      `json:"keys" nullable:"false"`
 }
 
 // Event tells of a change that is committed.
@@ -206,7 +206,7 @@ type Cluster struct {
 	Leader  string `json:"leader" doc:"empty: none known at present"`
 	Index   uint64 `json:"index" doc:"log index that this node has applied"`
 	Version string `json:"version"`
-	Nodes   []Node `json:"nodes"`
+	Nodes   []Node `json:"nodes" nullable:"false"`
 }
 
 // Node is one core node.
@@ -223,4 +223,9 @@ type Whoami struct {
 	Operator string `json:"operator"`
 	Role     string `json:"role"`
 	Fleet    string `json:"fleet"`
+}
+
+// Health is the answer of /healthz and /readyz when all is well.
+type Health struct {
+	Status string `json:"status" enum:"ok"`
 }

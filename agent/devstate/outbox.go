@@ -1,0 +1,178 @@
+package devstate
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/holdfast-edge/holdfast/internal/durable"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+func (st *State) outbox() string { return filepath.Join(st.dir, "outbox") }
+
+func (st *State) file(epoch, seq uint64) string {
+	return filepath.Join(st.outbox(), fmt.Sprintf("%020d-%020d", epoch, seq))
+}
+
+// damagedSuffix marks a statement that does not read. It is kept for whoever wants to look.
+const damagedSuffix = ".damaged"
+
+// loadOutbox reads the outbox. lost, when not empty, says why the epoch must end even if every statement reads.
+func (st *State) loadOutbox(lost string) error {
+	entries, err := os.ReadDir(st.outbox())
+	if err != nil {
+		return fmt.Errorf("outbox: %w", err)
+	}
+	st.head = head{st.s.Seq, st.s.Chain}
+	for _, e := range entries { // in order of name, which is the order of epoch and seq
+		path := filepath.Join(st.outbox(), e.Name())
+		if strings.HasPrefix(e.Name(), ".") {
+			if err := os.Remove(path); err != nil { // a write that a power cut ended before it counted
+				return fmt.Errorf("outbox: %w", err)
+			}
+			continue
+		}
+		if strings.HasSuffix(e.Name(), damagedSuffix) {
+			continue
+		}
+		b, err := durable.ReadFile(path, wire.MaxStatement)
+		if err != nil && !errors.Is(err, durable.ErrTooLarge) {
+			return fmt.Errorf("outbox: %w", err) // it may be whole: nothing is decided by a read that failed
+		}
+		if why := st.load(b, e.Name()); why != nil {
+			lost = fmt.Sprintf("statement %s: %v", e.Name(), why)
+			if err := os.Rename(path, path+damagedSuffix); err != nil {
+				return fmt.Errorf("outbox: %w", err)
+			}
+		}
+	}
+	if lost != "" {
+		return st.newEpoch(lost)
+	}
+	return nil
+}
+
+var errNotNext = errors.New("does not continue the one before")
+
+// load takes one statement of the outbox, if it is what its name says and continues what was there.
+func (st *State) load(b []byte, name string) error {
+	s, err := seal.ParseStatement(b)
+	if err != nil {
+		return err
+	}
+	if filepath.Base(st.file(s.Epoch, s.Seq)) != name || s.Device != st.signer.Device {
+		return errNotNext
+	}
+	if s.Epoch == st.s.Epoch && s.Seq <= st.s.Seq {
+		return os.Remove(st.file(s.Epoch, s.Seq)) // receipted; a power cut came before it was removed
+	}
+	if s.Epoch == st.s.Epoch && (s.Seq != st.head.seq+1 || s.Prev != st.head.chain) {
+		return errNotNext
+	}
+	if s.Epoch == st.s.Epoch {
+		st.head = head{s.Seq, s.Chain}
+	}
+	st.pending = append(st.pending, s)
+	st.size += len(b)
+	return nil
+}
+
+// newEpoch begins another sequence because statements of this one are lost.
+func (st *State) newEpoch(why string) error {
+	link := &seal.EpochLink{Epoch: st.s.Epoch, Seq: st.head.seq, Chain: st.head.chain, Lost: why[:min(len(why), maxLost)]}
+	st.s.Epoch++
+	st.s.EpochID, st.s.Seq, st.s.Chain, st.s.Before = newEpochID(), 0, seal.Chain{}, link
+	st.head = head{}
+	return st.save()
+}
+
+const maxLost = 200
+
+// State makes a statement: it fills in device, epoch, seq and chain, signs it, and makes it durable before it returns.
+func (st *State) State(s seal.Statement) (*seal.SealedStatement, error) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	s.Version, s.Device = seal.StatementVersion, st.signer.Device
+	s.Epoch, s.EpochID, s.Seq, s.Prev = st.s.Epoch, st.s.EpochID, st.head.seq+1, st.head.chain
+	if s.Seq == 1 {
+		s.Before = st.s.Before
+	}
+	sealed, err := seal.SealStatement(&s, st.signer.KeyID, st.signer.Key)
+	if err != nil {
+		return nil, err
+	}
+	if st.size+len(sealed.Sealed) > MaxOutbox {
+		return nil, fmt.Errorf("%d statements without a receipt: %w", len(st.pending), ErrFull)
+	}
+	if err := durable.WriteFile(st.file(s.Epoch, s.Seq), sealed.Sealed, 0o600); err != nil {
+		return nil, err
+	}
+	st.head = head{s.Seq, sealed.Chain}
+	st.pending = append(st.pending, sealed)
+	st.size += len(sealed.Sealed)
+	return sealed, nil
+}
+
+// Oldest is the oldest statement without a receipt; nil: there is none.
+func (st *State) Oldest() *seal.SealedStatement {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.pending) == 0 {
+		return nil
+	}
+	return st.pending[0]
+}
+
+// Receipted lets go of the statements that a verified receipt covers. A receipt for an older epoch or seq is no news; one that
+// does not match this device's own chain changes nothing and is an error.
+func (st *State) Receipted(r *seal.Receipt) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if r.Device != st.signer.Device {
+		return fmt.Errorf("it is for device %v: %w", r.Device, ErrReceipt)
+	}
+	i := slices.IndexFunc(st.pending, func(p *seal.SealedStatement) bool { return p.Epoch == r.Epoch && p.Seq == r.Seq })
+	if i < 0 {
+		return st.oldReceipt(r)
+	}
+	if st.pending[i].Chain != r.Chain {
+		return fmt.Errorf("epoch %d, seq %d has another chain here: %w", r.Epoch, r.Seq, ErrReceipt)
+	}
+	old := st.s
+	if r.Epoch == st.s.Epoch {
+		st.s.Seq, st.s.Chain = r.Seq, r.Chain
+	}
+	st.s.ClusterEpoch = max(st.s.ClusterEpoch, r.ClusterEpoch)
+	st.s.FloorMS = max(st.s.FloorMS, r.LogTimeMS)
+	if err := st.save(); err != nil {
+		st.s = old
+		return err
+	}
+	return st.drop(i + 1)
+}
+
+// oldReceipt judges a receipt that names nothing in the outbox.
+func (st *State) oldReceipt(r *seal.Receipt) error {
+	if r.Epoch < st.s.Epoch || r.Epoch == st.s.Epoch && r.Seq <= st.s.Seq {
+		return nil
+	}
+	return fmt.Errorf("epoch %d, seq %d was never stated: %w", r.Epoch, r.Seq, ErrReceipt)
+}
+
+// drop removes the oldest n statements. The state that lets go of them is durable already.
+func (st *State) drop(n int) error {
+	var errs []error
+	for _, p := range st.pending[:n] {
+		st.size -= len(p.Sealed)
+		if err := os.Remove(st.file(p.Epoch, p.Seq)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			errs = append(errs, err)
+		}
+	}
+	st.pending = slices.Delete(st.pending, 0, n)
+	return errors.Join(errs...)
+}

@@ -1,0 +1,223 @@
+// Package link keeps an agent's session with a gateway: it finds one that admits it, heartbeats at the interval told, and
+// brings the outbox to the core.
+//
+// No refusal by a gateway makes it do anything destructive: it waits and tries again, here or elsewhere.
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/agent/devstate"
+	"github.com/holdfast-edge/holdfast/internal/backoff"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/credential"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	wirelink "github.com/holdfast-edge/holdfast/wire/link"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+// Times of the link.
+const (
+	welcomeTime  = 10 * time.Second
+	minBackoff   = 200 * time.Millisecond
+	maxBackoff   = 30 * time.Second
+	refusedMax   = 5 * time.Minute // the longest wait after a refusal that time alone does not heal
+	healthyAfter = 30 * time.Second
+	busyJitter   = 60 * time.Second // a gateway that is busy before the handshake is left alone for 5 s to this
+	attachEvery  = time.Hour        // the signed word on a session that goes on
+)
+
+// The intervals that an agent accepts, whoever names them.
+const (
+	MinInterval     = time.Second
+	MaxInterval     = time.Hour
+	DefaultInterval = 30 * time.Second
+)
+
+// Config of a Link. All fields are required.
+type Config struct {
+	Transport  *wirelink.Transport
+	Credential *credential.Credential
+	State      *devstate.State
+	Gateways   []string         // host:port, at least one
+	Start      uint64           // number of this start of the agent
+	Wall       func() time.Time // at least the time floor
+	Uptime     func() time.Duration
+	Log        *slog.Logger
+}
+
+// Link is the connection to whichever gateway admits the agent.
+type Link struct {
+	Config
+	run      uint64 // random id of this run
+	sessions uint64 // of this run
+	sent     uint64 // heartbeats of this run
+	answered uint64
+	wake     chan struct{} // capacity 1: there is a new statement
+
+	gateways []string // in the order of preference: the one that worked last comes first
+}
+
+// New makes a link; Run connects it.
+func New(c Config) *Link {
+	return &Link{
+		Config: c, run: rand.Uint64(), wake: make(chan struct{}, 1), //nolint:gosec // an id, no secret
+		gateways: slices.Clone(c.Gateways),
+	}
+}
+
+// Wake says that the outbox has something new.
+func (l *Link) Wake() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps a session with a gateway until ctx ends. A gateway that fails is left for the next one at once; only after all of
+// them have failed does the agent wait.
+func (l *Link) Run(ctx context.Context) error {
+	b := backoff.Backoff{Min: minBackoff, Max: maxBackoff}
+	for failed := 0; ctx.Err() == nil; {
+		gw := l.gateways[0]
+		start := time.Now()
+		admitted, err := l.once(ctx, gw)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if admitted {
+			failed = 0
+			if time.Since(start) > healthyAfter {
+				b.Reset()
+			}
+		} else {
+			failed++
+			l.gateways = append(l.gateways[1:], gw)
+		}
+		wait := waitAfter(err, &b)
+		if failed > 0 && failed%len(l.gateways) != 0 {
+			wait = 0 // another one may admit it
+		}
+		l.Log.Warn("no session", "gateway", gw, "err", err, "retry_in", wait.Round(time.Millisecond))
+		backoff.Sleep(ctx, wait)
+	}
+	return nil
+}
+
+// waitAfter is how long to leave the gateways alone after err.
+func waitAfter(err error, b *backoff.Backoff) time.Duration {
+	wait := b.Next()
+	var e *wire.Error
+	if !errors.As(err, &e) {
+		return wait
+	}
+	switch {
+	case e.RetryAfterMS > 0:
+		return e.RetryAfter() + rand.N(e.RetryAfter()/2+time.Millisecond) //nolint:gosec // spreading load needs no secrecy
+	case e.Code == wire.CodeBusy:
+		return 5*time.Second + rand.N(busyJitter-5*time.Second) //nolint:gosec // as above
+	case !e.Code.Temporary() && e.Code != wire.CodeNone:
+		return min(wait*10, refusedMax)
+	}
+	return wait
+}
+
+// once holds one session with a gateway. admitted tells whether it was welcomed. It always returns an error.
+func (l *Link) once(ctx context.Context, gw string) (admitted bool, err error) {
+	s, err := l.open(ctx, gw)
+	if err != nil {
+		return false, err
+	}
+	defer s.link.Close()
+	stop := context.AfterFunc(ctx, s.link.Close)
+	defer stop()
+	l.Log.Info("attached", "gateway", s.gateway.String(), "interval", s.interval, "session", l.sessions)
+	return true, s.run(ctx)
+}
+
+// open dials, attaches and waits for the welcome.
+func (l *Link) open(ctx context.Context, gw string) (*session, error) {
+	addr, err := wirelink.Resolve(ctx, gw)
+	if err != nil {
+		return nil, err
+	}
+	interval, keepAlive := l.State.Interval()
+	tc := l.Credential.Endpoint(l.Wall).Client(wire.ALPNAgent, ident.RoleGateway, nil)
+	ls, err := l.Transport.Dial(ctx, addr, tc, wirelink.Options{KeepAlive: min(max(keepAlive, wirelink.DefaultKeepAlive), time.Minute)})
+	if err != nil {
+		return nil, err
+	}
+	s := &session{Link: l, link: ls, interval: clamp(interval), keepAlive: keepAlive, attached: time.Now()}
+	if err := s.attach(); err != nil {
+		s.link.Close()
+		return nil, err
+	}
+	if err := l.welcomed(s); err != nil {
+		s.link.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func clamp(d time.Duration) time.Duration {
+	if d == 0 {
+		return DefaultInterval
+	}
+	return min(max(d, MinInterval), MaxInterval)
+}
+
+// attach sends the signed word that opens a session, or renews it on a session that goes on.
+func (s *session) attach() error {
+	peer, ok := s.link.Peer(s.Wall())
+	if !ok {
+		return fmt.Errorf("the gateway shows no identity: %w", ident.ErrUntrusted)
+	}
+	s.gateway = peer.ID
+	if err := s.State.RaiseFloor(peer.Leaf.NotBefore); err != nil {
+		return err
+	}
+	s.sessions++
+	a := s.State.Attach()
+	a.Gateway, a.Start, a.Run, a.Session = peer.ID.String(), s.Start, s.Link.run, s.sessions
+	a.IntervalMS, a.TimeMS = uint32(s.interval.Milliseconds()), s.Wall().UnixMilli()
+	sealed, err := seal.SealAttach(&a, s.Credential.KeyID, s.Credential.Key)
+	if err != nil {
+		return err
+	}
+	return s.link.Send(wire.TypeAttach, wire.Attach{Capability: wire.Capability, Sealed: sealed})
+}
+
+// welcomed waits for the admission.
+func (l *Link) welcomed(s *session) error {
+	t, body, err := s.link.RecvWithin(welcomeTime)
+	if err != nil {
+		return err
+	}
+	switch t {
+	case wire.TypeWelcome:
+		var w wire.Welcome
+		if err := wire.Unmarshal(body, &w); err != nil {
+			return err
+		}
+		if w.Identity != l.Credential.ID.String() {
+			return fmt.Errorf("the gateway welcomes %.100q: %w", w.Identity, wire.ErrMalformed)
+		}
+		s.keepAlive = time.Duration(w.KeepAliveMS) * time.Millisecond
+		s.told(w.IntervalMS)
+		return l.Credential.Confirm()
+	case wire.TypeError:
+		e := new(wire.Error)
+		if err := wire.Unmarshal(body, e); err != nil {
+			return err
+		}
+		return e
+	default:
+		return fmt.Errorf("want a welcome, got %v: %w", t, wire.ErrMalformed)
+	}
+}

@@ -1,0 +1,119 @@
+// Command holdfast-gateway runs the gateway of a plant.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-edge/holdfast/internal/daemon"
+	"github.com/holdfast-edge/holdfast/sitegw"
+	"github.com/holdfast-edge/holdfast/wire/credential"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+func main() {
+	os.Exit(daemon.Main(root(), func(err error) bool { return errors.Is(err, sitegw.ErrConfig) }))
+}
+
+func root() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "holdfast-gateway",
+		Short: "The gateway of a plant: terminates the devices' sessions and speaks for them with the core",
+		Long: `The gateway of a plant.
+
+Every flag can be set by the environment: --data-dir by HOLDFAST_DATA_DIR, and so on. Flags win over the environment, and
+the environment over gateway.yaml in the data directory.
+
+Exit codes: 0 stopped, 1 failure, 2 bad configuration.`,
+		Version: daemon.Version(),
+	}
+	c.AddCommand(enrollCommand(), runCommand())
+	return c
+}
+
+// flags that enroll and run share.
+type flags struct {
+	dir, level, token string
+	s                 sitegw.Settings
+}
+
+func (f *flags) add(c *cobra.Command) {
+	fs := c.Flags()
+	fs.StringVar(&f.dir, "data-dir", "", "data directory of this gateway")
+	fs.StringVar(&f.s.Listen, "listen", "", "host:port (UDP) where agents reach this gateway")
+	fs.StringSliceVar(&f.s.Cores, "core", nil, "host:port (UDP) of a core node's uplink (repeatable)")
+	fs.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
+	daemon.Require(c, "data-dir")
+}
+
+func enrollCommand() *cobra.Command {
+	var f flags
+	c := &cobra.Command{
+		Use:   "enroll --data-dir G --name gw-a --listen L --core U --token-file T",
+		Short: "Get this gateway its identity",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return f.enroll(cmd) },
+	}
+	f.add(c)
+	c.Flags().StringVar(&f.s.Name, "name", "", "name of this gateway within its site")
+	c.Flags().StringVar(&f.token, "token-file", "", "file with the enrollment token; - for standard input")
+	daemon.Require(c, "name", "listen", "core", "token-file")
+	return c
+}
+
+func (f *flags) enroll(cmd *cobra.Command) error {
+	text, err := daemon.ReadSecret(f.token, cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	token, err := seal.ParseToken(text)
+	if err != nil {
+		return &daemon.ConfigError{Err: fmt.Errorf("token file %s: %w", f.token, err)}
+	}
+	id, err := sitegw.Enroll(cmd.Context(), sitegw.Config{Settings: f.s, DataDir: f.dir}, token)
+	if errors.Is(err, credential.ErrEnrolled) {
+		return &daemon.ConfigError{Err: fmt.Errorf("%w: use another directory", err)}
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "Enrolled as %s.\n\nNext:\n  holdfast-gateway run --data-dir %s\n", id, f.dir)
+	return nil
+}
+
+func runCommand() *cobra.Command {
+	var f flags
+	c := &cobra.Command{
+		Use:   "run --data-dir G",
+		Short: "Run this gateway",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	f.add(c)
+	return c
+}
+
+func (f *flags) run(cmd *cobra.Command) error {
+	s, err := sitegw.LoadSettings(f.dir)
+	if err != nil {
+		return err
+	}
+	if f.s.Listen != "" {
+		s.Listen = f.s.Listen
+	}
+	if len(f.s.Cores) > 0 {
+		s.Cores = f.s.Cores
+	}
+	log, err := daemon.Logger(cmd.ErrOrStderr(), f.level)
+	if err != nil {
+		return err
+	}
+	g, err := sitegw.New(sitegw.Config{Settings: s, DataDir: f.dir, Version: daemon.Version(), Log: log})
+	if err != nil {
+		return err
+	}
+	return daemon.Serve(cmd.Context(), g.Run)
+}

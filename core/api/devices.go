@@ -1,0 +1,218 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/liveness"
+	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+)
+
+func (s *server) deviceRoutes() {
+	add(s, op(http.MethodGet, "/v1/devices", "list-devices", "List devices in order of id"), s.listDevices)
+	add(s, missable(op(http.MethodGet, "/v1/devices/{id}", "get-device", "One device")), s.getDevice)
+	add(s, missable(op(http.MethodPatch, "/v1/devices/{id}", "set-device", "Change a device's settings")), s.setDevice)
+	add(s, missable(op(http.MethodPatch, "/v1/devices/{id}/tags", "set-tags", "Change the operators' tags of a device")), s.setTags)
+}
+
+type listDevicesInput struct {
+	reading
+	paging
+	Site     string `query:"site" maxLength:"63" doc:"only this home site's"`
+	State    string `query:"state" enum:"active,quarantined,decommissioned"`
+	Presence string `query:"presence" enum:"online,offline"`
+}
+
+func (s *server) listDevices(ctx context.Context, in *listDevicesInput) (*reply[v1.List[v1.Device]], error) {
+	if in.Site != "" {
+		if err := ident.CheckName("site", in.Site); err != nil {
+			return nil, invalid("query.site", "%v", err)
+		}
+	}
+	l := listOf("devices", in.Site, in.State, in.Presence)
+	after, err := l.devicePosition(in.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.view(ctx, in.reading)
+	if err != nil {
+		return nil, err
+	}
+	keep := func(d *registry.Device) bool {
+		return (in.Site == "" || d.Site == in.Site) && (in.State == "" || d.State.String() == in.State) &&
+			(in.Presence == "" || presence(s.verdict(v, d).Online) == in.Presence)
+	}
+	recs, more, err := gather(ctx, in.Limit, func(f func(*registry.Device) bool) { v.Devices(after, f) }, keep)
+	if err != nil {
+		return nil, err
+	}
+	out := v1.List[v1.Device]{Items: make([]v1.Device, len(recs))}
+	for i, d := range recs {
+		out.Items[i] = device(v, d, s.verdict(v, d))
+	}
+	if more {
+		out.NextCursor = l.deviceCursor(recs[len(recs)-1].ID)
+	}
+	return answer(out), nil
+}
+
+// verdict is the presence of a device now. The tracker compares with times of the machine's clock, not of Wall.
+func (s *server) verdict(v registry.View, d *registry.Device) liveness.Verdict {
+	return s.Tracker.Verdict(v, d, time.Now())
+}
+
+// devicePath names a device in a path.
+type devicePath struct {
+	ID string `path:"id" maxLength:"64" doc:"the device's id"`
+}
+
+func (p devicePath) device() (ident.DeviceID, error) {
+	id, err := ident.ParseDeviceID(p.ID)
+	if err != nil {
+		return id, invalid("path.id", "%v", err)
+	}
+	return id, nil
+}
+
+// find reads the device of a path.
+func (s *server) find(ctx context.Context, in reading, p devicePath) (registry.View, *registry.Device, error) {
+	id, err := p.device()
+	if err != nil {
+		return registry.View{}, nil, err
+	}
+	v, err := s.view(ctx, in)
+	if err != nil {
+		return v, nil, err
+	}
+	d, ok := v.Device(id)
+	if !ok {
+		return v, nil, fmt.Errorf("device %v: %w", id, registry.ErrNotFound)
+	}
+	return v, d, nil
+}
+
+type getDeviceInput struct {
+	reading
+	devicePath
+}
+
+func (s *server) getDevice(ctx context.Context, in *getDeviceInput) (*reply[v1.Device], error) {
+	v, d, err := s.find(ctx, in.reading, in.devicePath)
+	if err != nil {
+		return nil, err
+	}
+	return s.deviceReply(v, d), nil
+}
+
+func (s *server) deviceReply(v registry.View, d *registry.Device) *reply[v1.Device] {
+	return answer(device(v, d, s.verdict(v, d)))
+}
+
+// changeDevice commits a command about a device and answers with the record after it.
+func (s *server) changeDevice(ctx context.Context, c command.Command) (*reply[v1.Device], error) {
+	d, err := propose[*registry.Device](ctx, s.Registry, c)
+	if err != nil {
+		return nil, err
+	}
+	return s.deviceReply(s.Registry.View(), d), nil
+}
+
+// propose commits a command whose result is a T.
+func propose[T any](ctx context.Context, r Registry, c command.Command) (T, error) {
+	res, err := r.Propose(ctx, c)
+	if err != nil {
+		var none T
+		return none, err
+	}
+	out, ok := res.(T)
+	if !ok {
+		return out, fmt.Errorf("%T was answered with a %T", c, res)
+	}
+	return out, nil
+}
+
+type setDeviceInput struct {
+	devicePath
+	Body v1.SetDevice
+}
+
+func (s *server) setDevice(ctx context.Context, in *setDeviceInput) (*reply[v1.Device], error) {
+	id, err := in.device()
+	if err != nil {
+		return nil, err
+	}
+	if in.Body.HeartbeatInterval == nil {
+		return s.getDevice(ctx, &getDeviceInput{devicePath: in.devicePath})
+	}
+	c := &command.SetInterval{By: operator(ctx).Name, Device: id}
+	if *in.Body.HeartbeatInterval != "" {
+		if c.IntervalMS, err = interval(*in.Body.HeartbeatInterval); err != nil {
+			return nil, err
+		}
+	}
+	return s.changeDevice(ctx, c)
+}
+
+// interval reads body.heartbeat_interval, in ms.
+func interval(text string) (uint32, error) {
+	d, err := duration("body.heartbeat_interval", text, time.Second, time.Hour)
+	return uint32(d.Milliseconds()), err
+}
+
+// duration reads a field that is a duration within bounds, in whole milliseconds.
+func duration(location, text string, least, most time.Duration) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < least || d > most || d%time.Millisecond != 0 {
+		return 0, invalid(location, "%.40q is not a duration from %v to %v in whole milliseconds, such as 90s or 1h30m", text, least, most)
+	}
+	return d, nil
+}
+
+type setTagsInput struct {
+	devicePath
+	Body v1.SetTags
+}
+
+func (s *server) setTags(ctx context.Context, in *setTagsInput) (*reply[v1.Device], error) {
+	id, err := in.device()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkTags("body.set", in.Body.Set); err != nil {
+		return nil, err
+	}
+	for i, k := range in.Body.Remove {
+		location := fmt.Sprintf("body.remove[%d]", i)
+		if err := wire.CheckTag(k, ""); err != nil {
+			return nil, invalid(location, "%v", err)
+		}
+		if _, both := in.Body.Set[k]; both {
+			return nil, invalid(location, "tag %q is in set as well", k)
+		}
+	}
+	if len(in.Body.Set) == 0 && len(in.Body.Remove) == 0 {
+		return s.getDevice(ctx, &getDeviceInput{devicePath: in.devicePath})
+	}
+	remove := slices.Compact(slices.Sorted(slices.Values(in.Body.Remove)))
+	return s.changeDevice(ctx, &command.SetTags{By: operator(ctx).Name, Device: id, Set: in.Body.Set, Remove: remove})
+}
+
+// checkTags holds tags of a request against the rules; the error names the tag.
+func checkTags(location string, tags map[string]string) error {
+	if len(tags) > wire.MaxTags {
+		return invalid(location, "has %d tags, at most %d are kept", len(tags), wire.MaxTags)
+	}
+	for k, v := range tags {
+		if err := wire.CheckTag(k, v); err != nil {
+			return invalid(fmt.Sprintf("%s.%.80s", location, k), "%v", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package api
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/core/history"
+	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+func (s *server) historyRoutes() {
+	add(s, missable(op(http.MethodGet, "/v1/devices/{id}/history", "list-history", "What a device stated, as it was committed")), s.listHistory)
+	presence := missable(op(http.MethodGet, "/v1/devices/{id}/presence", "list-presence", "When a device was online"))
+	presence.Description = "A stretch that an outage of its site cuts is shown in parts, so a page can hold up to three times as many items as its limit."
+	add(s, presence, s.listPresence)
+}
+
+type historyInput struct {
+	reading
+	devicePath
+	paging
+	Order string `query:"order" enum:"asc,desc" default:"asc" doc:"asc: oldest first"`
+}
+
+// newest tells whether the newest come first.
+func (in *historyInput) newest() bool { return in.Order == "desc" }
+
+// records reads one page of a device's history, no newer than the view.
+func (s *server) records(
+	ctx context.Context, v registry.View, id ident.DeviceID, in *historyInput, kind registry.RecordKind,
+) (recs []history.Record, next string, err error) {
+	l := listOf("history", id.String(), in.Order, fmt.Sprint(kind))
+	after, err := l.historyPosition(in.Cursor)
+	if err != nil {
+		return nil, "", err
+	}
+	recs, at, err := s.History.Read(ctx, history.StreamID(registry.DeviceStream(id)), history.Query{
+		After: after, Newest: in.newest(), Limit: in.Limit, Kinds: []history.Kind{history.Kind(kind)},
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("device %v: %w", id, err)
+	}
+	n := len(recs)
+	recs = slices.DeleteFunc(recs, func(r history.Record) bool { return r.Index > v.Index() })
+	if len(recs) < n && !in.newest() {
+		return recs, "", nil // all that follows is newer still
+	}
+	return recs, l.historyCursor(at), nil
+}
+
+func (s *server) listHistory(ctx context.Context, in *historyInput) (*reply[v1.List[v1.HistoryItem]], error) {
+	v, d, err := s.find(ctx, in.reading, in.devicePath)
+	if err != nil {
+		return nil, err
+	}
+	recs, next, err := s.records(ctx, v, d.ID, in, registry.KindStatement)
+	if err != nil {
+		return nil, err
+	}
+	out := v1.List[v1.HistoryItem]{Items: make([]v1.HistoryItem, len(recs)), NextCursor: next}
+	for i := range recs {
+		if out.Items[i], err = historyItem(&recs[i]); err != nil {
+			return nil, fmt.Errorf("device %v, history record %v: %w", d.ID, recs[i].Cursor(), err)
+		}
+	}
+	return answer(out), nil
+}
+
+func historyItem(r *history.Record) (v1.HistoryItem, error) {
+	var rec registry.StatementRecord
+	if err := wire.Unmarshal(r.Data, &rec); err != nil {
+		return v1.HistoryItem{}, err
+	}
+	st, err := seal.ParseStatement(rec.Sealed)
+	if err != nil {
+		return v1.HistoryItem{}, err
+	}
+	out := v1.HistoryItem{
+		Epoch: st.Epoch, Seq: st.Seq, Type: st.Type.String(), DeviceTime: at(st.TimeMS), ClockState: st.Clock.String(),
+		GatewayTime: at(rec.GatewayMS), Gateway: rec.Gateway, CommittedAt: at(r.Time.UnixMilli()), Changed: make([]v1.Change, len(rec.Changed)),
+	}
+	for i, c := range rec.Changed {
+		out.Changed[i] = v1.Change{Fact: c.Fact, From: c.From, To: c.To}
+	}
+	return out, nil
+}
+
+func (s *server) listPresence(ctx context.Context, in *historyInput) (*reply[v1.List[v1.PresenceItem]], error) {
+	v, d, err := s.find(ctx, in.reading, in.devicePath)
+	if err != nil {
+		return nil, err
+	}
+	recs, next, err := s.records(ctx, v, d.ID, in, registry.KindSpan)
+	if err != nil {
+		return nil, err
+	}
+	spans := make([]stretch, 0, len(recs)+1)
+	for i := range recs {
+		var sp registry.Span
+		if err := wire.Unmarshal(recs[i].Data, &sp); err != nil {
+			return nil, fmt.Errorf("device %v, history record %v: %w", d.ID, recs[i].Cursor(), err)
+		}
+		spans = append(spans, closed(&sp))
+	}
+	// The span that goes on is the newest: on the last page, or, when the newest come first, on the first.
+	if p := &d.Presence; p.SinceMS != 0 {
+		last := ongoing(p, s.verdict(v, d))
+		if in.newest() && in.Cursor == "" {
+			spans = slices.Insert(spans, 0, last)
+		} else if !in.newest() && next == "" {
+			spans = append(spans, last)
+		}
+	}
+	outages, err := s.outages(ctx, v, spans)
+	if err != nil {
+		return nil, err
+	}
+	out := v1.List[v1.PresenceItem]{Items: []v1.PresenceItem{}, NextCursor: next}
+	for _, sp := range spans {
+		parts := sp.split(outages[siteOf(sp.gateway)])
+		if in.newest() {
+			slices.Reverse(parts)
+		}
+		for _, p := range parts {
+			out.Items = append(out.Items, p.item())
+		}
+	}
+	return answer(out), nil
+}
+
+// outages reads, per site, the outages that show in one of the spans.
+func (s *server) outages(ctx context.Context, v registry.View, spans []stretch) (map[string][]registry.Outage, error) {
+	bySite := make(map[string][]stretch)
+	for _, sp := range spans {
+		if sp.online {
+			site := siteOf(sp.gateway)
+			bySite[site] = append(bySite[site], sp)
+		}
+	}
+	out := make(map[string][]registry.Outage)
+	for site, spans := range bySite {
+		all, err := s.siteOutages(ctx, site, spans)
+		if err != nil {
+			return nil, fmt.Errorf("site %s: %w", site, err)
+		}
+		if rec, ok := v.Site(site); ok && rec.UnreachableMS != 0 {
+			all = append(all, registry.Outage{FromMS: rec.UnreachableMS, ToMS: forever})
+		}
+		out[site] = all
+	}
+	return out, nil
+}
+
+// siteOutages reads the closed outages of a site from the newest back to the first that ended before all of the spans.
+// The result is in order of time.
+func (s *server) siteOutages(ctx context.Context, site string, spans []stretch) ([]registry.Outage, error) {
+	oldest := slices.MinFunc(spans, func(a, b stretch) int { return cmp.Compare(a.from, b.from) }).from
+	q := history.Query{Newest: true, Limit: history.MaxLimit, Kinds: []history.Kind{history.Kind(registry.KindOutage)}}
+	var out []registry.Outage
+	for {
+		recs, next, err := s.History.Read(ctx, history.StreamID(registry.SiteStream(site)), q)
+		if err != nil {
+			return nil, err
+		}
+		for i := range recs {
+			var o registry.Outage
+			if err := wire.Unmarshal(recs[i].Data, &o); err != nil {
+				return nil, fmt.Errorf("history record %v: %w", recs[i].Cursor(), err)
+			}
+			if o.ToMS <= oldest {
+				slices.Reverse(out)
+				return out, nil
+			}
+			if slices.ContainsFunc(spans, func(sp stretch) bool { return sp.cutBy(o) }) {
+				out = append(out, o)
+			}
+		}
+		if next.IsZero() {
+			slices.Reverse(out)
+			return out, nil
+		}
+		q.After = next
+	}
+}

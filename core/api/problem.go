@@ -1,0 +1,143 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/raftstore"
+)
+
+const (
+	maxDetails = 8   // problems of single fields that one answer lists
+	maxText    = 300 // bytes of each text in a problem
+)
+
+// newProblem makes a problem with one field, location, and what is wrong with it.
+func newProblem(status int, kind, location, message string) *huma.ErrorModel {
+	p := &huma.ErrorModel{Type: kind, Title: http.StatusText(status), Status: status, Detail: clip(message)}
+	if location != "" {
+		p.Detail = clip(location + ": " + message)
+		p.Errors = []*huma.ErrorDetail{{Location: clip(location), Message: clip(message)}}
+	}
+	return p
+}
+
+// invalid refuses one field of a request.
+func invalid(location, format string, args ...any) error {
+	return newProblem(http.StatusUnprocessableEntity, v1.ProblemInvalid, location, fmt.Sprintf(format, args...))
+}
+
+func notFound(location, message string) error {
+	return newProblem(http.StatusNotFound, v1.ProblemNotFound, location, message)
+}
+
+func internal() *huma.ErrorModel {
+	return newProblem(http.StatusInternalServerError, v1.ProblemInternal, "", "a fault of this node; its log says more")
+}
+
+// later is a problem that goes away: nothing was done, and the same request may be sent again.
+func later(kind, message string) error {
+	return huma.ErrorWithHeaders(newProblem(http.StatusServiceUnavailable, kind, "", message), http.Header{"Retry-After": {"1"}})
+}
+
+// problem is what the caller of an operation is told of an error.
+func (s *server) problem(ctx context.Context, o *huma.Operation, err error) error {
+	if _, ok := errors.AsType[huma.StatusError](err); ok {
+		return err
+	}
+	switch {
+	case errors.Is(err, raftstore.ErrUnknownOutcome):
+		// Beside it may be the error of the context or of the store, so this comes first.
+		return newProblem(http.StatusGatewayTimeout, v1.ProblemOutcomeUnknown, "",
+			"nobody can tell yet whether the change was made: read the state before you try again")
+	case errors.Is(err, registry.ErrNotFound):
+		return notFound("", err.Error())
+	case errors.Is(err, registry.ErrInvalid), errors.Is(err, raftstore.ErrTooLarge):
+		return newProblem(http.StatusUnprocessableEntity, v1.ProblemInvalid, "", err.Error())
+	case errors.Is(err, registry.ErrExists), errors.Is(err, registry.ErrRetry):
+		return newProblem(http.StatusConflict, v1.ProblemConflict, "", err.Error())
+	case errors.Is(err, raftstore.ErrNotLeader):
+		return notLeader(err)
+	case errors.Is(err, registry.ErrNoFleet), errors.Is(err, raftstore.ErrClosed):
+		return later(v1.ProblemUnavailable, "this node is starting or stopping: nothing was done, try again or ask another node")
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return later(v1.ProblemUnavailable, "the core did not answer in time: nothing was done, try again")
+	}
+	s.Log.ErrorContext(ctx, "request not answered", "operation", o.OperationID, "err", err)
+	return internal()
+}
+
+func notLeader(err error) error {
+	hint, ok := errors.AsType[*raftstore.NotLeaderError](err)
+	if !ok || hint.LeaderID == "" {
+		return later(v1.ProblemNotLeader, "the core has no leader at present: nothing was done, try again")
+	}
+	return later(v1.ProblemNotLeader, fmt.Sprintf("node %s leads the core, this one does not: nothing was done, ask that node", hint.LeaderID))
+}
+
+// tidy is a huma.Transformer for the problems that huma makes: it gives them a type and a detail that names the field, and
+// takes out what they repeat of the request, which for many bad fields can be a thousand times the request's size.
+func tidy(_ huma.Context, _ string, v any) (any, error) {
+	p, ok := v.(*huma.ErrorModel)
+	if !ok || p.Type != "" {
+		return v, nil
+	}
+	out := &huma.ErrorModel{Type: v1.ProblemInvalid, Title: http.StatusText(p.Status), Status: p.Status, Detail: clip(p.Detail)}
+	if p.Status >= http.StatusInternalServerError {
+		out.Type = v1.ProblemInternal
+	}
+	for _, d := range p.Errors {
+		if len(out.Errors) == maxDetails {
+			break
+		}
+		if d != nil {
+			out.Errors = append(out.Errors, &huma.ErrorDetail{Location: clip(d.Location), Message: clip(d.Message)})
+		}
+	}
+	if len(out.Errors) > 0 {
+		out.Detail = clip(out.Errors[0].Location + ": " + out.Errors[0].Message)
+	} else if out.Status == http.StatusBadRequest {
+		out.Detail = clip("body: " + p.Detail) // of the problems without a field, all that are left are about the body
+	}
+	return out, nil
+}
+
+// clip bounds a text and keeps it UTF-8.
+func clip(s string) string {
+	if len(s) > maxText {
+		s = s[:maxText] + "…"
+	}
+	if !utf8.ValidString(s) {
+		s = strings.ToValidUTF8(s, "")
+	}
+	return s
+}
+
+// writeProblem answers with an error that no operation made.
+func writeProblem(w http.ResponseWriter, err error) {
+	p, ok := errors.AsType[*huma.ErrorModel](err)
+	if !ok {
+		p = internal()
+	}
+	if with, ok := errors.AsType[huma.HeadersError](err); ok {
+		for k, values := range with.GetHeaders() {
+			w.Header()[k] = values
+		}
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	b, err := json.Marshal(p)
+	if err != nil {
+		b = nil // strings and numbers encode
+	}
+	w.WriteHeader(p.Status)
+	w.Write(append(b, '\n')) //nolint:errcheck // there is nobody else to tell
+}

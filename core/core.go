@@ -1,0 +1,346 @@
+package core
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-edge/holdfast/core/api"
+	"github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/core/enroll"
+	"github.com/holdfast-edge/holdfast/core/events"
+	"github.com/holdfast-edge/holdfast/core/history"
+	"github.com/holdfast-edge/holdfast/core/leader"
+	"github.com/holdfast-edge/holdfast/core/liveness"
+	"github.com/holdfast-edge/holdfast/core/sitelink"
+	"github.com/holdfast-edge/holdfast/internal/durable"
+	"github.com/holdfast-edge/holdfast/raftstore"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/link"
+)
+
+// Tuning is passed on to raftstore.
+type Tuning = raftstore.Tuning
+
+// alpnCluster is what core nodes speak among themselves.
+const alpnCluster = "holdfast-cluster/1"
+
+// drainTime bounds an orderly stop.
+const drainTime = 8 * time.Second
+
+// A node is an open data directory: the replicated registry runs, nobody is served yet.
+type node struct {
+	Config
+	lock  *durable.Lock
+	own   *credential
+	trust *ident.Trust
+	hub   *events.Hub
+	store *store
+}
+
+// open takes the data directory and starts the replicated registry. before runs once the store's configuration is complete.
+func open(c Config, before func(raftstore.Config) error) (_ *node, err error) {
+	n := &node{Config: c, own: &credential{dir: c.DataDir, name: "node"}, hub: new(events.Hub)}
+	if n.lock, err = durable.LockDir(c.DataDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, n.lock.Close())
+		}
+	}()
+	if err := n.own.load(); err != nil {
+		return nil, err
+	}
+	if n.trust, err = loadTrust(c.DataDir, c.Fleet); err != nil {
+		return nil, err
+	}
+	h, err := history.Open(filepath.Join(c.DataDir, historyDir), history.Options{Logger: c.Log})
+	if err != nil {
+		return nil, err
+	}
+	rc, err := n.raftConfig()
+	if err == nil && before != nil {
+		err = before(rc)
+	}
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	rep := newReplica(h, n.hub)
+	rs, err := raftstore.Open(rc, rep)
+	if err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	n.store = &store{replica: rep, raft: rs}
+	return n, nil
+}
+
+func loadTrust(dir, fleet string) (*ident.Trust, error) {
+	b, err := durable.ReadFile(filepath.Join(dir, caFile), maxKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("read the fleet's root: %w", err)
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return nil, fmt.Errorf("%s: no certificate in it", filepath.Join(dir, caFile))
+	}
+	return ident.NewTrust(fleet, block.Bytes)
+}
+
+// endpoint is this node's side of the fleet's links.
+func (n *node) endpoint() ident.Endpoint {
+	return ident.Endpoint{Trust: func() *ident.Trust { return n.trust }, Certificate: n.own.get, Wall: n.Wall}
+}
+
+func (n *node) raftConfig() (raftstore.Config, error) {
+	ln, err := n.Net.Listen(n.Cluster)
+	if err != nil {
+		return raftstore.Config{}, fmt.Errorf("cluster address: %w", err)
+	}
+	ep := n.endpoint()
+	return raftstore.Config{
+		Dir: filepath.Join(n.DataDir, raftDir), NodeID: n.Name, Listener: ln, Advertise: n.Cluster, Dial: n.Net.Dial,
+		ServerTLS: ep.Server(ident.Protocol{ALPN: alpnCluster, Roles: []ident.Role{ident.RoleCore}}),
+		ClientTLS: func(serverID string) *tls.Config {
+			return ep.Client(alpnCluster, ident.RoleCore, func(p ident.Peer) error {
+				if p.ID.Name != serverID {
+					return fmt.Errorf("dialled core node %s, reached %v: %w", serverID, p.ID, ident.ErrUntrusted)
+				}
+				return nil
+			})
+		},
+		Wall: n.Wall, Logger: n.Log, Tuning: n.Tuning,
+	}, nil
+}
+
+func (n *node) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	defer cancel()
+	return errors.Join(n.store.raft.Shutdown(ctx), n.store.history.Close(), n.lock.Close())
+}
+
+// Core is one node of the core, ready to run.
+type Core struct {
+	*node
+	keys    *enroll.Keyring
+	apiCert *credential
+	tracker *liveness.Tracker
+	enroll  *enroll.Service
+	sites   *sitelink.Server
+	api     http.Handler
+	uplink  *link.Transport
+	ln      *link.Listener
+	apiLn   net.Listener
+}
+
+// New opens a node's data directory and its ports. The registry is caught up with what the node has when New returns.
+func New(ctx context.Context, c Config) (_ *Core, err error) {
+	c = c.withDefaults()
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	n, err := open(c, nil)
+	if err != nil {
+		return nil, err
+	}
+	core := &Core{node: n, apiCert: &credential{dir: c.DataDir, name: "api"}, tracker: liveness.New(c.ReportPeriod)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, core.closePorts(), n.close())
+		}
+	}()
+	if err := core.openKeys(ctx); err != nil {
+		return nil, err
+	}
+	core.enroll = enroll.NewService(n.store, core.keys, c.Wall, c.Log)
+	core.sites = sitelink.New(sitelink.Config{
+		Registry: n.store, Enroll: core.enroll, Authority: core.keys.Authority(), Tracker: core.tracker, Events: n.hub, Wall: c.Wall, Log: c.Log,
+	})
+	core.api = api.New(api.Config{
+		Registry: n.store, History: n.store.history, Tracker: core.tracker, Events: n.hub, Pin: n.trust.Pin(), Cluster: core.cluster,
+		Ready: core.ready, Version: c.Version, Wall: c.Wall, Log: c.Log,
+	})
+	return core, core.openPorts()
+}
+
+// fleetWait bounds how long a node waits at its start to learn of its own fleet.
+const fleetWait = 30 * time.Second
+
+// openKeys waits until the fleet is known, opens its keys with this node's own, and renews this node's certificates if due.
+func (c *Core) openKeys(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, fleetWait)
+	defer cancel()
+	for c.store.View().Fleet() == nil {
+		l, changed := c.store.raft.Leadership()
+		if l.Leader && c.store.View().Fleet() == nil {
+			return fmt.Errorf("%s: the registry is empty: the init of this directory did not end: empty it and run holdfast-core init again", c.DataDir)
+		}
+		select {
+		case <-changed:
+		case <-c.store.raft.Done():
+			return c.store.raft.Err()
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the registry: %w", ctx.Err())
+		}
+	}
+	b, err := durable.ReadFile(filepath.Join(c.DataDir, holderFile), maxKeyFile)
+	if err != nil {
+		return fmt.Errorf("read the node's own key: %w", err)
+	}
+	holder, err := enroll.ParseHolderKey(string(b))
+	if err != nil {
+		return fmt.Errorf("%s: %w", filepath.Join(c.DataDir, holderFile), err)
+	}
+	if c.keys, err = enroll.OpenKeyring(c.store.View().Fleet(), c.Name, holder); err != nil {
+		return err
+	}
+	return c.renewOwn()
+}
+
+// renewOwn replaces this node's certificates when they are due. Any node can: it holds the issuing keys.
+func (c *Core) renewOwn() error {
+	now := c.Wall()
+	if c.own.due(now, nil, nil) {
+		if err := c.own.issue(c.keys, ident.Leaf{ID: ident.Core(c.Fleet, c.Name), Now: now}); err != nil {
+			return err
+		}
+	}
+	dns, ips := apiNames(c.Settings)
+	if c.apiCert.load() == nil && !c.apiCert.due(now, dns, ips) {
+		return nil
+	}
+	return c.apiCert.issue(c.keys, ident.Leaf{ID: ident.API(c.Fleet, c.Name), Now: now, DNS: dns, IPs: ips})
+}
+
+func (c *Core) openPorts() error {
+	keys, err := link.LoadKeys(filepath.Join(c.DataDir, uplinkFile))
+	if err != nil {
+		return err
+	}
+	pc, err := c.Net.ListenPacket(c.Uplink)
+	if err != nil {
+		return fmt.Errorf("uplink address: %w", err)
+	}
+	c.uplink = link.NewTransport(pc, keys)
+	if c.ln, err = c.uplink.Listen(c.endpoint().Server(sitelink.Protocols()...), link.Options{Limits: link.UplinkLimits}); err != nil {
+		return err
+	}
+	if c.apiLn, err = c.Net.Listen(c.API); err != nil {
+		return fmt.Errorf("API address: %w", err)
+	}
+	return nil
+}
+
+func (c *Core) closePorts() error {
+	var errs []error
+	if c.uplink != nil {
+		errs = append(errs, c.uplink.Close())
+	}
+	if c.apiLn != nil {
+		errs = append(errs, c.apiLn.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Handler is the operators' API, for callers that bring their own listener.
+func (c *Core) Handler() http.Handler { return c.api }
+
+// Pool is a certificate pool with the fleet's root, with which clients verify the API.
+func (c *Core) Pool() *x509.CertPool {
+	p := x509.NewCertPool()
+	p.AddCert(c.trust.Root)
+	return p
+}
+
+// Run serves gateways and operators until ctx ends or the node cannot go on; then it drains and closes everything.
+func (c *Core) Run(ctx context.Context) error {
+	c.Log.Info("core node runs", "fleet", c.Fleet, "node", c.Name, "api", c.API, "uplink", c.Uplink, "cluster", c.Cluster)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.sites.Serve(gctx, c.ln) })
+	g.Go(func() error { return c.serveAPI(gctx) })
+	g.Go(func() error {
+		return leader.Run(gctx, leader.Config{Lead: c.store.raft.Leadership, Registry: c.store, Tracker: c.tracker, Log: c.Log})
+	})
+	g.Go(func() error { return c.renewLoop(gctx) })
+	g.Go(func() error {
+		select {
+		case <-c.store.raft.Done():
+			return c.store.raft.Err()
+		case <-gctx.Done():
+			return nil
+		}
+	})
+	err := g.Wait()
+	return errors.Join(err, c.closePorts(), c.node.close())
+}
+
+// renewEvery is how often a node looks whether its certificates are due.
+const renewEvery = time.Hour
+
+func (c *Core) renewLoop(ctx context.Context) error {
+	t := time.NewTicker(renewEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			if err := c.renewOwn(); err != nil {
+				c.Log.Error("renewal of the node's certificates failed, trying again in an hour", "err", err)
+			}
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (c *Core) serveAPI(ctx context.Context) error {
+	srv := &http.Server{
+		Handler: c.api, TLSConfig: ident.APIServer(c.apiCert.get), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: nil,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	stop := context.AfterFunc(ctx, func() {
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+		defer cancel()
+		if srv.Shutdown(drain) != nil {
+			srv.Close() //nolint:errcheck // the listener is closed already
+		}
+	})
+	defer stop()
+	err := srv.ServeTLS(c.apiLn, "", "")
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve the API: %w", err)
+}
+
+// cluster is the state of the core as this node knows it.
+func (c *Core) cluster() v1.Cluster {
+	st := c.store.raft.Status()
+	out := v1.Cluster{Fleet: c.Fleet, Leader: st.LeaderID, Index: st.AppliedIndex, Version: c.Version, Nodes: []v1.Node{}}
+	for _, n := range st.Nodes {
+		out.Nodes = append(out.Nodes, v1.Node{Name: n.ID, Address: n.Address, Voter: n.Voter, Leader: n.Leader, Self: n.ID == c.Name})
+	}
+	return out
+}
+
+var errNotReady = errors.New("no leader is known")
+
+// ready tells whether this node can serve: it has a fleet and knows a leader.
+func (c *Core) ready() error {
+	if err := c.store.raft.Err(); err != nil {
+		return err
+	}
+	if c.store.raft.Status().LeaderID == "" {
+		return errNotReady
+	}
+	return nil
+}

@@ -1,0 +1,215 @@
+// Package daemon holds what every program of the product does alike around its own work: flags that the environment can set,
+// logging, signals, the service manager's protocol, and exit codes.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	sd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/term"
+)
+
+// Exit codes of the daemons.
+const (
+	ExitOK      = 0
+	ExitFailure = 1
+	ExitConfig  = 2
+)
+
+// EnvPrefix is put before a flag's name, in capitals and with '_' for '-', to make its environment variable.
+const EnvPrefix = "HOLDFAST_"
+
+// A ConfigError is a mistake in what the operator wrote: the program ends with ExitConfig.
+type ConfigError struct{ Err error }
+
+// Error is the mistake.
+func (e *ConfigError) Error() string { return e.Err.Error() }
+
+// Unwrap is the mistake.
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// Main runs a program's root command with signals and returns its exit code. isConfig recognises further mistakes of
+// configuration.
+func Main(root *cobra.Command, isConfig func(error) bool) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	// A second signal ends the program at once.
+	context.AfterFunc(ctx, stop)
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &ConfigError{err} })
+	bindAll(root)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return ExitOK
+	}
+	fmt.Fprintf(root.ErrOrStderr(), "%s: %v\n", root.Name(), err)
+	var c *ConfigError
+	if errors.As(err, &c) || isConfig(err) {
+		return ExitConfig
+	}
+	return ExitFailure
+}
+
+// bindAll makes every command take its unset flags from the environment before it runs.
+func bindAll(c *cobra.Command) {
+	run := c.RunE
+	if run != nil {
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			if err := fromEnv(cmd.Flags()); err != nil {
+				return err
+			}
+			if err := required(cmd.Flags()); err != nil {
+				return err
+			}
+			return run(cmd, args)
+		}
+	}
+	for _, sub := range c.Commands() {
+		bindAll(sub)
+	}
+}
+
+func fromEnv(fs *pflag.FlagSet) (err error) {
+	fs.VisitAll(func(f *pflag.Flag) {
+		name := EnvPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		v, ok := os.LookupEnv(name)
+		if !ok || f.Changed || f.Name == "help" || err != nil {
+			return
+		}
+		if e := fs.Set(f.Name, v); e != nil {
+			err = &ConfigError{fmt.Errorf("environment variable %s: %w", name, e)}
+		}
+	})
+	return err
+}
+
+const requiredMark = "holdfast_required"
+
+// Require marks a flag as one that must be given, by flag or environment.
+func Require(c *cobra.Command, names ...string) {
+	for _, n := range names {
+		f := c.Flags().Lookup(n)
+		f.Annotations = map[string][]string{requiredMark: nil}
+	}
+}
+
+func required(fs *pflag.FlagSet) (err error) {
+	fs.VisitAll(func(f *pflag.Flag) {
+		if _, must := f.Annotations[requiredMark]; must && !f.Changed && err == nil {
+			err = &ConfigError{fmt.Errorf("--%s is required", f.Name)}
+		}
+	})
+	return err
+}
+
+// Logger writes to w: text on a terminal, JSON otherwise, from the given level on (debug, info, warn, error).
+func Logger(w io.Writer, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, &ConfigError{fmt.Errorf("--log-level %q: want debug, info, warn or error", level)}
+	}
+	o := &slog.HandlerOptions{Level: l}
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return slog.New(slog.NewTextHandler(w, o)), nil
+	}
+	return slog.New(slog.NewJSONHandler(w, o)), nil
+}
+
+// Serve runs a daemon's work under the service manager: ready once it runs, stopping once ctx ends, alive in between.
+func Serve(ctx context.Context, run func(context.Context) error) error {
+	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
+		return fmt.Errorf("tell the service manager: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { sd.SdNotify(false, sd.SdNotifyStopping) }) //nolint:errcheck // it stops all the same
+	defer stop()
+	done := make(chan struct{})
+	defer func() { <-done }()
+	wctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		defer close(done)
+		watchdog(wctx)
+	}()
+	return run(ctx)
+}
+
+// watchdog tells the service manager, twice per period that it set, that the process is alive.
+func watchdog(ctx context.Context) {
+	period, err := sd.SdWatchdogEnabled(false)
+	if err != nil || period == 0 {
+		return
+	}
+	t := time.NewTicker(period / 2)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			sd.SdNotify(false, sd.SdNotifyWatchdog) //nolint:errcheck // the manager notices silence by itself
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Set at link time by the Makefile.
+var (
+	version   = ""
+	buildTime = "" // RFC 3339
+)
+
+// Version is the build's version: as stamped at link time, else the module's.
+func Version() string {
+	if version != "" {
+		return version
+	}
+	if i, ok := debug.ReadBuildInfo(); ok && i.Main.Version != "" {
+		return i.Main.Version
+	}
+	return "(devel)"
+}
+
+// BuildTime is when the program was built; zero when it was not stamped.
+func BuildTime() time.Time {
+	t, err := time.Parse(time.RFC3339, buildTime)
+	if err != nil {
+		return time.Time{}
+	}
+	return t
+}
+
+// maxToken bounds a token file, in bytes.
+const maxToken = 4 << 10
+
+// ReadSecret reads a short secret from a file, or from standard input for "-". Secrets never come by flag or environment,
+// where others could see them.
+func ReadSecret(path string, stdin io.Reader) (s string, err error) {
+	r := stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", &ConfigError{err}
+		}
+		defer f.Close() //nolint:errcheck // it was only read
+		r = f
+	}
+	b, err := io.ReadAll(io.LimitReader(r, maxToken+1))
+	if err != nil {
+		return "", err
+	}
+	if len(b) > maxToken {
+		return "", &ConfigError{fmt.Errorf("%s: over %d bytes, so it is no token", path, maxToken)}
+	}
+	return strings.TrimSpace(string(b)), nil
+}

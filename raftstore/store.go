@@ -1,0 +1,295 @@
+package raftstore
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const (
+	// rpcTimeout bounds one call to a peer; for a snapshot raft allows it once per 256 KiB.
+	rpcTimeout = 10 * time.Second
+	// pooledConns is how many idle connections to a peer are kept: one each for votes, replication and a spare.
+	pooledConns = 3
+	// observations is how many of raft's observations may queue up; raft drops those beyond it.
+	observations = 64
+)
+
+// Store is one running node. Its methods may be called from any goroutine.
+//
+//	Open ──> running ──(Shutdown)──────────────> closed
+//	            └──(fatal error: Done closes)──> failed ──(Shutdown)──> closed
+type Store struct {
+	// Immutable.
+	id        string
+	logger    *slog.Logger
+	log       *sealedLog
+	snapshots *soundSnapshots
+	transport *idTransport
+	raft      *raft.Raft
+	applier   *applier
+	batcher   *batcher
+	lead      *lead
+	contacts  *contacts
+	notify    chan bool             // capacity 1; raft waits when it is full, and pump empties it
+	observed  chan raft.Observation // capacity observations; raft drops what does not fit
+
+	stop     chan struct{}  // closed when no new work is taken
+	released chan struct{}  // closed when waiting callers need wait no longer
+	pumpStop chan struct{}  // closed when raft has ended
+	loops    sync.WaitGroup // the batcher's goroutines and lead.run, which wait for raft's answers
+	pumping  sync.WaitGroup
+
+	done     chan struct{} // closed by the first fatal error, or at the end of Shutdown
+	halted   chan struct{} // closed when one of raft's own goroutines had to be ended, see sealedLog
+	haltOnce sync.Once
+
+	shutdownOnce sync.Once
+	shutdownErr  error // owned by shutdownOnce
+
+	mu     sync.Mutex
+	err    error // guarded by mu: the first fatal error
+	closed bool  // guarded by mu: done is closed
+}
+
+// Open starts a node on the state in cfg.Dir; an empty directory gives a node that waits until a cluster takes it in. It
+// returns when the newest snapshot is restored and the log is checked; the entries after the snapshot are applied while
+// the node runs (ReadBarrier and WaitApplied wait for them). sm must be empty and belongs to the store from now on. The
+// owner watches Done and calls Shutdown in the end.
+//
+// The error wraps ErrConfig, ErrCorrupt, or the disk's error.
+func Open(cfg Config, sm StateMachine) (*Store, error) {
+	cfg = cfg.withDefaults()
+	s, err := open(&cfg, sm)
+	if err != nil && cfg.Listener != nil {
+		err = errors.Join(err, ignoreClosed(cfg.Listener.Close()))
+	}
+	return s, err
+}
+
+func open(cfg *Config, sm StateMachine) (*Store, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		id:       cfg.NodeID,
+		logger:   cfg.Logger,
+		contacts: &contacts{since: make(map[string]time.Time)},
+		notify:   make(chan bool, 1),
+		observed: make(chan raft.Observation, observations),
+		stop:     make(chan struct{}),
+		released: make(chan struct{}),
+		pumpStop: make(chan struct{}),
+		done:     make(chan struct{}),
+		halted:   make(chan struct{}),
+	}
+	s.applier = &applier{sm: sm, fail: s.fail}
+	if err := s.openDisk(cfg); err != nil {
+		return nil, err
+	}
+	if err := s.startRaft(cfg); err != nil {
+		return nil, errors.Join(err, s.log.Close())
+	}
+	s.batcher = newBatcher(s.raft, cfg, s.notLeader, s.stop)
+	s.lead = newLead(s.raft, &s.applier.applied, s.notLeader, s.stop)
+	s.pumping.Go(s.pump)
+	s.loops.Go(s.batcher.submitLoop)
+	s.loops.Go(s.batcher.outcomeLoop)
+	s.loops.Go(s.lead.run)
+	return s, nil
+}
+
+// openDisk opens the log and the snapshots, restores the state machine and checks the log. On error nothing stays open.
+func (s *Store) openDisk(cfg *Config) error {
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return fmt.Errorf("create node directory: %w", err)
+	}
+	log, err := openLog(filepath.Join(cfg.Dir, logFile))
+	if err != nil {
+		return err
+	}
+	snapshots, err := restoreDisk(cfg, log, s.applier)
+	if err != nil {
+		return errors.Join(err, log.Close())
+	}
+	s.log, s.snapshots = log, snapshots
+	return nil
+}
+
+func restoreDisk(cfg *Config, log *sealedLog, a *applier) (*soundSnapshots, error) {
+	snapshots, err := openSnapshots(cfg.Dir, cfg.Logger)
+	if err != nil {
+		return nil, err
+	}
+	index, err := snapshots.restoreNewest(a, cfg.Logger)
+	if err != nil {
+		return nil, err
+	}
+	if err := log.scan(index); err != nil {
+		return nil, err
+	}
+	return snapshots, nil
+}
+
+// startRaft starts the transport and raft. On error nothing of them goes on.
+func (s *Store) startRaft(cfg *Config) error {
+	cache, err := raft.NewLogCache(cachedEntries, s.log)
+	if err != nil {
+		return fmt.Errorf("set up the log cache: %w", err)
+	}
+	s.log.fail, s.log.halted = s.fail, s.halt
+	s.transport = &idTransport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:                  newPeerStream(cfg),
+		MaxPool:                 pooledConns,
+		Timeout:                 rpcTimeout,
+		Logger:                  newRaftLogger(cfg.Logger),
+		MsgpackUseNewTimeFormat: true,
+	})}
+	var wg sync.WaitGroup
+	// In a goroutine of its own, because a fault of the disk may end it, see sealedLog.
+	wg.Go(func() {
+		s.raft, err = raft.NewRaft(raftConfig(cfg, s.notify), s.applier, cache, s.log, s.snapshots, s.transport)
+	})
+	wg.Wait()
+	if err == nil && s.raft == nil {
+		err = s.Err()
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("start raft: %w", err), s.transport.Close())
+	}
+	s.raft.RegisterObserver(raft.NewObserver(s.observed, false, wanted))
+	return nil
+}
+
+// pump takes everything that raft tells without being asked. It does nothing that blocks, because raft waits for it.
+func (s *Store) pump() {
+	for {
+		select {
+		case leading := <-s.notify:
+			s.leadershipChanged(leading)
+		case o := <-s.observed:
+			// Raft tells of an election before the new leader observes anything, so that what lies in notify came first.
+			select {
+			case leading := <-s.notify:
+				s.leadershipChanged(leading)
+			default:
+			}
+			s.contacts.note(o)
+		case <-s.pumpStop:
+			s.lead.observe(false)
+			return
+		}
+	}
+}
+
+func (s *Store) leadershipChanged(leading bool) {
+	s.contacts.reset()
+	s.lead.observe(leading)
+}
+
+// Done is closed when the node cannot go on (Err then says why, and what to do) or has been shut down.
+func (s *Store) Done() <-chan struct{} { return s.done }
+
+// Err returns the fatal error that stopped the node, or nil.
+func (s *Store) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// fail records a fatal error; only the first one counts.
+func (s *Store) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return
+	}
+	s.err = err
+	s.closed = true
+	close(s.done)
+	s.logger.Error("the node stops", "node", s.id, "error", err)
+}
+
+// halt notes that one of raft's own goroutines ended early, so that raft may leave questions unanswered.
+func (s *Store) halt() { s.haltOnce.Do(func() { close(s.halted) }) }
+
+// finish closes done after a shutdown.
+func (s *Store) finish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.closed = true
+		close(s.done)
+	}
+}
+
+// usable returns nil when this node leads and takes work.
+func (s *Store) usable() error {
+	select {
+	case <-s.stop:
+		return s.closedError()
+	case <-s.done:
+		return s.closedError()
+	default:
+	}
+	if s.raft.State() != raft.Leader {
+		return s.notLeader()
+	}
+	return nil
+}
+
+// notLeader says where the leader may be. A leader that is handing over is no help, so it does not name itself.
+func (s *Store) notLeader() *NotLeaderError {
+	addr, id := s.raft.LeaderWithID()
+	if string(id) == s.id {
+		return &NotLeaderError{}
+	}
+	return &NotLeaderError{LeaderID: string(id), LeaderAddr: string(addr)}
+}
+
+func (s *Store) closedError() error {
+	if err := s.Err(); err != nil {
+		return fmt.Errorf("%w: %w", ErrClosed, err)
+	}
+	return ErrClosed
+}
+
+// Snapshot writes a snapshot now, whatever the thresholds say, and shortens the log. It returns nil when nothing was
+// applied since the last one.
+func (s *Store) Snapshot() error {
+	select {
+	case <-s.done:
+		return s.closedError()
+	default:
+	}
+	have, err := s.snapshots.List()
+	if err != nil {
+		return err
+	}
+	if len(have) > 0 && have[0].Index >= s.applier.seen.Load() {
+		return nil
+	}
+	err = s.raft.Snapshot().Error()
+	switch {
+	case err == nil, errors.Is(err, raft.ErrNothingNewToSnapshot):
+		return nil
+	case errors.Is(err, raft.ErrRaftShutdown):
+		return s.closedError()
+	default:
+		return fmt.Errorf("take a snapshot: %w", err)
+	}
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}

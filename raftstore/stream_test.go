@@ -1,0 +1,237 @@
+package raftstore
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// streamPair is a stream under test at "core-1" and a way to reach it as "core-2".
+func streamPair(t *testing.T) (w *world, s *peerStream, peer Config) {
+	t.Helper()
+	w = newWorld(t)
+	cfg := w.config("core-1").withDefaults()
+	return w, newPeerStream(&cfg), w.config("core-2").withDefaults()
+}
+
+// handshake dials the stream as peer does, expecting to find the node id there.
+func handshake(ctx context.Context, peer Config, id string) (*tls.Conn, error) {
+	plain, err := peer.Dial(ctx, "core-1")
+	if err != nil {
+		return nil, err
+	}
+	c := tls.Client(plain, peer.ClientTLS(id))
+	if err := c.HandshakeContext(ctx); err != nil {
+		_ = plain.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func TestSilentPeersBlockNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s, peer := streamPair(t)
+		defer func() { check(t, s.Close()) }()
+		var silent []net.Conn
+		start := time.Now()
+		for i := range 2 * maxHostHandshakes {
+			c, err := w.net.dialFrom("10.0.0.66:1")(t.Context(), "core-1")
+			check(t, err)
+			silent = append(silent, c)
+			synctest.Wait()
+			s.mu.Lock()
+			if s.shaking > maxHostHandshakes {
+				t.Errorf("%d handshakes of one host after %d connections", s.shaking, i+1)
+			}
+			s.mu.Unlock()
+		}
+		c, err := handshake(t.Context(), peer, "core-1")
+		check(t, err)
+		accepted, err := s.Accept()
+		check(t, err)
+		if waited := time.Since(start); waited != 0 {
+			t.Errorf("an honest peer waited %v", waited)
+		}
+		check(t, c.NetConn().Close())
+		_ = accepted.Close()       // its farewell finds the pipe closed
+		for i, c := range silent { // each is closed from the other side, at the latest after the deadline
+			if _, err := c.Read(make([]byte, 1)); err == nil {
+				t.Errorf("silent connection %d got an answer", i)
+			}
+		}
+		if waited := time.Since(start); waited != 10*time.Second {
+			t.Errorf("silent peers were cut off after %v", waited)
+		}
+		for _, c := range silent {
+			check(t, c.Close())
+		}
+	})
+}
+
+func TestPeersAreCheckedOnBothSides(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, s, peer := streamPair(t)
+		defer func() { check(t, s.Close()) }()
+
+		if _, err := handshake(t.Context(), peer, "core-3"); err == nil {
+			t.Error("dialled core-3, found core-1, and was content")
+		}
+		stranger := newWorld(t)
+		stranger.net = w.net
+		foreign := stranger.config("core-2")
+		foreign.ClientTLS = func(string) *tls.Config {
+			c := stranger.ca.clientTLS(stranger.certs["core-2"])("core-1")
+			c.RootCAs = w.ca.pool // trusts us; we do not trust it
+			return c
+		}
+		c, err := handshake(t.Context(), foreign, "core-1")
+		if err == nil { // the server's verdict comes after the client's handshake
+			_, err = c.Read(make([]byte, 1))
+			_ = c.NetConn().Close()
+		}
+		if err == nil {
+			t.Error("a certificate of another authority was taken")
+		}
+		synctest.Wait()
+		select {
+		case <-s.ready:
+			t.Error("a refused peer reached raft")
+		default:
+		}
+	})
+}
+
+// Dial goes through the same checks, and the id travels inside the target.
+func TestDialChecksTheNodeID(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s, peer := streamPair(t)
+		dialler := newPeerStream(&peer)
+		go func() { // raft's accept loop
+			for {
+				c, err := s.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = io.Copy(io.Discard, c)
+				_ = c.Close()
+			}
+		}()
+		c, err := dialler.Dial(joinTarget("core-1", "core-1"), time.Second)
+		check(t, err)
+		check(t, c.Close())
+		_, err = dialler.Dial(joinTarget("core-3", "core-1"), time.Second)
+		if err == nil {
+			t.Error("dialled core-3, found core-1, and was content")
+		}
+		_, err = dialler.Dial("core-1", time.Second)
+		wantError(t, err, errTarget)
+		check(t, dialler.Close())
+		_, err = dialler.Dial(joinTarget("core-1", "core-1"), time.Second)
+		if err == nil {
+			t.Error("dialled through a closed stream")
+		}
+		check(t, s.Close())
+	})
+}
+
+func TestDialGivesUpOnASilentPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		cfg := w.config("core-1").withDefaults()
+		s := newPeerStream(&cfg)
+		silent := w.net.listen("core-2")
+		accepted := make(chan net.Conn, 1)
+		go func() {
+			c, err := silent.Accept()
+			check(t, err)
+			accepted <- c
+		}()
+		start := time.Now()
+		if _, err := s.Dial(joinTarget("core-2", "core-2"), 3*time.Second); err == nil {
+			t.Error("a handshake with a silent peer succeeded")
+		}
+		if waited := time.Since(start); waited != 3*time.Second {
+			t.Errorf("gave up after %v", waited)
+		}
+		check(t, (<-accepted).Close())
+		check(t, s.Close())
+	})
+}
+
+func TestPeerConnectionsAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, s, peer := streamPair(t)
+		var open []net.Conn
+		for i := range maxPeerConns + 1 {
+			c, err := handshake(t.Context(), peer, "core-1")
+			check(t, err)
+			defer func() { _ = c.NetConn().Close() }()
+			synctest.Wait()
+			if i == maxPeerConns {
+				if _, err := c.Read(make([]byte, 1)); err == nil {
+					t.Error("one connection too many was kept")
+				}
+				break
+			}
+			a, err := s.Accept()
+			check(t, err)
+			open = append(open, a)
+		}
+		check(t, open[0].(*peerConn).plain.Close())
+		_ = open[0].Close() // its farewell finds the pipe closed
+		c, err := handshake(t.Context(), peer, "core-1")
+		check(t, err)
+		again, err := s.Accept()
+		check(t, err)
+		_ = c.NetConn().Close()
+		for _, a := range append(open[1:], again) {
+			_ = a.(*peerConn).plain.Close()
+			_ = a.Close()
+		}
+		check(t, s.Close())
+	})
+}
+
+func TestTargets(t *testing.T) {
+	for _, c := range [][2]string{{"core-1", "10.0.0.1:7"}, {"", "x"}, {"odd\nid", "[::1]:7"}} {
+		id, addr, ok := splitTarget(joinTarget(raft.ServerID(c[0]), raft.ServerAddress(c[1])))
+		if !ok || id != c[0] || addr != c[1] {
+			t.Errorf("%q: %q, %q, %v", c, id, addr, ok)
+		}
+	}
+}
+
+// A listener that errs is not given up as long as it is not closed.
+func TestAcceptErrorsPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		cfg := w.config("core-1").withDefaults()
+		flaky := &flakyListener{Listener: cfg.Listener, failures: 3}
+		cfg.Listener = flaky
+		s := newPeerStream(&cfg)
+		c, err := handshake(t.Context(), w.config("core-2"), "core-1")
+		check(t, err)
+		_ = c.NetConn().Close()
+		check(t, s.Close())
+	})
+}
+
+type flakyListener struct {
+	net.Listener
+	failures int
+}
+
+func (l *flakyListener) Accept() (net.Conn, error) {
+	if l.failures > 0 {
+		l.failures--
+		return nil, fmt.Errorf("too many open files, %d more to come", l.failures)
+	}
+	return l.Listener.Accept()
+}

@@ -1,0 +1,358 @@
+// Package agentlink is the gateway's side of the agents' sessions: it admits devices by their certificates and signed
+// attaches, hears their heartbeats, and passes on what they state.
+package agentlink
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/holdfast-edge/holdfast/internal/throttle"
+	"github.com/holdfast-edge/holdfast/sitegw/mirror"
+	"github.com/holdfast-edge/holdfast/sitegw/roster"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/link"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+// Uplink is what sessions need of the core.
+type Uplink interface {
+	Submit(sealed []byte, done func(wire.SubmitResult))
+	Enroll(ctx context.Context, e wire.Enroll) (*wire.Enrolled, error)
+	Renew(ctx context.Context, d ident.DeviceID, r wire.Renew) (*wire.Renewed, error)
+	Ask(d ident.DeviceID)
+}
+
+// Config of a Server. All fields are required.
+type Config struct {
+	Self   ident.ID // this gateway
+	Uplink Uplink
+	Roster *roster.Roster
+	Mirror *mirror.Mirror
+	Wall   func() time.Time
+	Log    *slog.Logger
+}
+
+// Limits of what peers can make this gateway do.
+const (
+	openingTime  = 5 * time.Second
+	maxOpening   = 512              // handshaken and not yet attached
+	maxEnrolling = 64               // enrollments that wait for the core
+	drainTime    = 2 * time.Second  // for the goodbyes at a stop
+	goAwayAfter  = 1 * time.Second  // told to agents at a stop
+	busyAfter    = 10 * time.Second // told to agents under pressure
+
+	// A plant's devices may share one address, so a source may fail often before it has to wait.
+	failuresPerSecond = 1
+	failuresAtOnce    = 120
+)
+
+// Server accepts agents.
+type Server struct {
+	Config
+	enrolling chan struct{}
+	failures  throttle.Failures // enrollments, by source address
+
+	mu       sync.Mutex
+	sessions map[*session]struct{}
+
+	connected atomic.Int64
+}
+
+// New makes a server.
+func New(c Config) *Server {
+	return &Server{
+		Config: c, enrolling: make(chan struct{}, maxEnrolling), sessions: make(map[*session]struct{}),
+		failures: throttle.Failures{PerSecond: failuresPerSecond, Burst: failuresAtOnce},
+	}
+}
+
+// Protocols says who may speak what on the agents' port.
+func Protocols() []ident.Protocol {
+	return []ident.Protocol{
+		{ALPN: wire.ALPNAgent, Roles: []ident.Role{ident.RoleDevice}},
+		{ALPN: wire.ALPNEnroll},
+	}
+}
+
+// Sessions counts the attached sessions.
+func (s *Server) Sessions() int64 { return s.connected.Load() }
+
+// Serve accepts sessions until ctx ends, then says goodbye to those that are open and waits for them.
+func (s *Server) Serve(ctx context.Context, ln *link.Listener) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer s.goodbye()
+	opening := make(chan struct{}, maxOpening)
+	for {
+		p, err := ln.Accept(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		select {
+		case opening <- struct{}{}:
+		default:
+			p.Refuse(wire.Refuse(wire.CodeBusy, "too many sessions are opening"))
+			continue
+		}
+		wg.Go(func() {
+			done := sync.OnceFunc(func() { <-opening })
+			defer done()
+			s.open(ctx, p, done)
+		})
+	}
+}
+
+// open waits for the control stream of a session and serves it. opened is called when the opening is over.
+func (s *Server) open(ctx context.Context, p *link.Pending, opened func()) {
+	ls, err := p.Session(ctx, openingTime)
+	if err != nil {
+		return
+	}
+	if p.Protocol() == wire.ALPNEnroll {
+		defer ls.Close()
+		s.serveEnroll(ctx, ls)
+		return
+	}
+	ses, err := s.admit(ls)
+	if err != nil {
+		var e *wire.Error
+		if !errors.As(err, &e) {
+			e = wire.Refuse(wire.CodeMalformed, "the opening does not read")
+		}
+		s.Log.Info("agent not admitted", "remote", ls.RemoteAddr().String(), "err", err)
+		ls.Refuse(e)
+		return
+	}
+	opened()
+	s.keep(ses)
+	defer s.forget(ses)
+	ses.serve(ctx)
+}
+
+func (s *Server) keep(ses *session) {
+	s.connected.Add(1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions[ses] = struct{}{}
+}
+
+func (s *Server) forget(ses *session) {
+	s.connected.Add(-1)
+	s.mu.Lock()
+	delete(s.sessions, ses)
+	s.mu.Unlock()
+	s.Roster.Detached(ses.entry, ses)
+	ses.link.Close()
+}
+
+// goodbye tells every agent to go elsewhere or to come back, and closes.
+func (s *Server) goodbye() {
+	s.mu.Lock()
+	all := make([]*session, 0, len(s.sessions))
+	for ses := range s.sessions {
+		all = append(all, ses)
+	}
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	gate := make(chan struct{}, 64)
+	for _, ses := range all {
+		gate <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-gate }()
+			if ses.link.Send(wire.TypeGoAway, wire.GoAway{RetryAfterMS: uint32(goAwayAfter.Milliseconds())}) == nil {
+				ses.link.CloseSend(drainTime)
+			}
+			ses.link.Close()
+		})
+	}
+	wg.Wait()
+}
+
+// serveEnroll passes one enrollment to the core.
+func (s *Server) serveEnroll(ctx context.Context, ls *link.Session) {
+	source := host(ls.RemoteAddr())
+	if !s.failures.Allowed(source) {
+		ls.Refuse(wire.Refuse(wire.CodeBusy, "too many failed enrollments").After(time.Minute))
+		return
+	}
+	select {
+	case s.enrolling <- struct{}{}:
+		defer func() { <-s.enrolling }()
+	default:
+		ls.Refuse(wire.Refuse(wire.CodeBusy, "too many enrollments").After(busyAfter))
+		return
+	}
+	t, body, err := ls.RecvWithin(openingTime)
+	if err != nil {
+		return
+	}
+	var req wire.Enroll
+	if t != wire.TypeEnroll || wire.Unmarshal(body, &req) != nil {
+		s.failures.Failed(source)
+		ls.Refuse(wire.Refuse(wire.CodeMalformed, "want an enroll message"))
+		return
+	}
+	out, err := s.Uplink.Enroll(ctx, req)
+	if err != nil {
+		var e *wire.Error
+		if !errors.As(err, &e) {
+			e = wire.Refuse(wire.CodeInternal, "the gateway failed")
+		}
+		if !e.Code.Temporary() {
+			s.failures.Failed(source)
+		}
+		ls.Refuse(&wire.Error{Code: e.Code, RetryAfterMS: e.RetryAfterMS, Detail: e.Detail, Ref: wire.TypeEnroll})
+		return
+	}
+	if ls.Send(wire.TypeEnrolled, out) == nil {
+		ls.Finish(openingTime)
+	}
+}
+
+// admit reads and checks an attach and welcomes the agent.
+func (s *Server) admit(ls *link.Session) (*session, error) {
+	peer, ok := ls.Peer(s.Wall())
+	if !ok || peer.ID.Role != ident.RoleDevice {
+		return nil, wire.Refuse(wire.CodeForbidden, "not a device")
+	}
+	t, body, err := ls.RecvWithin(openingTime)
+	if err != nil {
+		return nil, err
+	}
+	if t != wire.TypeAttach {
+		return nil, wire.Refuse(wire.CodeMalformed, "want an attach, got %v", t)
+	}
+	var m wire.Attach
+	if err := wire.Unmarshal(body, &m); err != nil {
+		return nil, err
+	}
+	a, err := s.checkAttach(&peer, m.Sealed)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.checkState(&peer); err != nil {
+		return nil, err
+	}
+	echoed := clampInterval(a.IntervalMS)
+	interval := s.Mirror.Interval(a.Device, echoed)
+	ses := &session{Server: s, link: ls, peer: peer, beats: rate.NewLimiter(maxFrames, burstFrames)}
+	err = ls.Send(wire.TypeWelcome, wire.Welcome{
+		Capability: min(m.Capability, wire.Capability), Identity: peer.ID.String(), IntervalMS: uint32(interval.Milliseconds()),
+		KeepAliveMS: uint32(keepAlive(interval).Milliseconds()), Site: s.Self.Site, TimeMS: s.Wall().UnixMilli(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	ses.entry = s.Roster.Attached(a.Device, ses, a.Sealed, interval, echoed)
+	return ses, nil
+}
+
+// checkAttach holds an attach against the certificate that the session was opened with.
+func (s *Server) checkAttach(peer *ident.Peer, sealed []byte) (*seal.SealedAttach, error) {
+	a, err := seal.ParseAttach(sealed)
+	if err != nil {
+		return nil, err
+	}
+	pub, ok := peer.Leaf.PublicKey.(*ecdsa.PublicKey)
+	switch {
+	case !ok || a.Key != peer.Key || a.Device != peer.ID.Device:
+		return nil, wire.Refuse(wire.CodeForbidden, "the attach names another device or key than the certificate")
+	case a.Gateway != s.Self.String():
+		return nil, wire.Refuse(wire.CodeMalformed, "the attach is addressed to %.100s", a.Gateway)
+	}
+	if err := a.Verify(pub); err != nil {
+		return nil, wire.Refuse(wire.CodeForbidden, "the attach's signature does not verify")
+	}
+	return a, nil
+}
+
+// checkState decides by what the core told about the device. One that it has not told is admitted by its unexpired
+// certificate, and asked about.
+func (s *Server) checkState(peer *ident.Peer) error {
+	d, known := s.Mirror.Device(peer.ID.Device)
+	switch {
+	case !known:
+		if peer.Expired {
+			return wire.Refuse(wire.CodeExpired, "the certificate expired at %v and the device is not known here", peer.Leaf.NotAfter)
+		}
+		s.Uplink.Ask(peer.ID.Device)
+		return nil
+	case d.State == wire.DeviceDecommissioned:
+		return wire.Refuse(wire.CodeRetired, "the device is decommissioned")
+	case d.State == wire.DeviceUnknown, !d.HasKey(peer.Key):
+		return wire.Refuse(wire.CodeUnknownKey, "the key is not an active key of the device")
+	}
+	return nil
+}
+
+// Limits on heartbeat intervals, whoever names them.
+const (
+	minInterval = time.Second
+	maxInterval = time.Hour
+)
+
+func clampInterval(ms uint32) time.Duration {
+	return min(max(time.Duration(ms)*time.Millisecond, minInterval), maxInterval)
+}
+
+// keepAlive widens the keep-alive with the heartbeat interval, so that a large fleet is not kept busy by it.
+func keepAlive(interval time.Duration) time.Duration {
+	return min(max(link.DefaultKeepAlive, interval/6), 25*time.Second)
+}
+
+// Changed takes the mirror's news to the sessions that they concern: intervals to use, sessions to end. With site, everybody
+// is concerned.
+func (s *Server) Changed(devices []ident.DeviceID, site bool) {
+	if site {
+		devices = s.Roster.Devices()
+	}
+	for _, d := range devices {
+		s.changed(d)
+	}
+}
+
+func (s *Server) changed(id ident.DeviceID) {
+	ses, ok := s.Roster.SessionOf(id)
+	if !ok {
+		return
+	}
+	if d, known := s.Mirror.Device(id); known {
+		switch d.State {
+		case wire.DeviceDecommissioned:
+			ses.Drop(wire.Refuse(wire.CodeRetired, "the device is decommissioned"))
+			return
+		case wire.DeviceUnknown:
+			ses.Drop(wire.Refuse(wire.CodeUnknownKey, "the core does not know the device"))
+			return
+		case wire.DeviceActive, wire.DeviceQuarantined:
+		}
+	}
+	interval := s.Mirror.Interval(id, 0)
+	if interval == 0 {
+		return
+	}
+	if ses, tell := s.Roster.Told(id, interval); tell {
+		ses.Tell(interval)
+	}
+}
+
+// host is the address without the port, which changes with every try.
+func host(a net.Addr) string {
+	h, _, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	return h
+}

@@ -1,0 +1,196 @@
+package agentlink
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/holdfast-edge/holdfast/sitegw/roster"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/link"
+)
+
+// Limits of one session. A device that means well is far below them.
+const (
+	maxFrames      = 50 // a second
+	burstFrames    = 200
+	maxStatements  = 4 // without an answer
+	maxRefusals    = 8 // messages that this side had to refuse
+	renewalTimeout = 20 * time.Second
+)
+
+// A session is one attached agent. It costs one goroutine, which reads; answers of the core are sent by whoever has them.
+type session struct {
+	*Server
+	link  *link.Session
+	peer  ident.Peer
+	entry *roster.Entry
+	beats *rate.Limiter
+
+	statements atomic.Int32 // without an answer
+	renewing   atomic.Bool
+}
+
+var _ roster.Session = (*session)(nil)
+
+// serve reads until the session ends.
+func (s *session) serve(ctx context.Context) {
+	for refusals := 0; refusals < maxRefusals; {
+		t, body, err := s.link.Recv()
+		if err != nil {
+			s.ending(err)
+			return
+		}
+		if !s.beats.Allow() {
+			s.Drop(wire.Refuse(wire.CodeBusy, "more than %d messages a second", maxFrames).After(busyAfter))
+			return
+		}
+		if e := s.handle(ctx, t, body); e != nil {
+			refusals++
+			e.Ref = t
+			if s.link.Send(wire.TypeError, e) != nil {
+				return
+			}
+		}
+	}
+	s.Drop(wire.Refuse(wire.CodeMalformed, "too many messages that had to be refused"))
+}
+
+// ending closes a session whose frames do not read.
+func (s *session) ending(err error) {
+	if errors.Is(err, wire.ErrMalformed) {
+		s.link.CloseWith(wire.Refuse(wire.CodeMalformed, "a frame does not read"))
+	}
+}
+
+// handle takes one message. What it returns is told to the agent.
+func (s *session) handle(ctx context.Context, t wire.Type, body []byte) *wire.Error {
+	switch t {
+	case wire.TypeHeartbeat:
+		return s.heartbeat(body)
+	case wire.TypeStatement:
+		return s.statement(body)
+	case wire.TypeAttach:
+		return s.attachAgain(body)
+	case wire.TypeRenew:
+		return s.renew(ctx, body)
+	default:
+		return wire.Refuse(wire.CodeUnsupported, "message type %d", uint16(t))
+	}
+}
+
+func malformed(err error) *wire.Error { return wire.Refuse(wire.CodeMalformed, "%v", err) }
+
+func (s *session) heartbeat(body []byte) *wire.Error {
+	var h wire.Heartbeat
+	if err := wire.Unmarshal(body, &h); err != nil {
+		return malformed(err)
+	}
+	if h.Number == 0 || clampInterval(h.IntervalMS).Milliseconds() != int64(h.IntervalMS) {
+		return wire.Refuse(wire.CodeMalformed, "heartbeat %d with an interval of %d ms", h.Number, h.IntervalMS)
+	}
+	interval := s.Roster.Beat(s.entry, &h)
+	ack := wire.HeartbeatAck{Number: h.Number, IntervalMS: uint32(interval.Milliseconds())}
+	if err := s.link.Send(wire.TypeHeartbeatAck, ack); err != nil {
+		s.link.Close()
+	}
+	return nil
+}
+
+// statement passes a statement on. The gateway holds nothing: until the core's receipt has come down, the device keeps it.
+func (s *session) statement(body []byte) *wire.Error {
+	var m wire.Statement
+	if err := wire.Unmarshal(body, &m); err != nil {
+		return malformed(err)
+	}
+	if len(m.Sealed) == 0 || len(m.Sealed) > wire.MaxStatement {
+		return wire.Refuse(wire.CodeMalformed, "statement of %d bytes, limit %d", len(m.Sealed), wire.MaxStatement)
+	}
+	if s.statements.Add(1) > maxStatements {
+		s.statements.Add(-1)
+		return wire.Refuse(wire.CodeBusy, "more than %d statements without an answer", maxStatements).After(time.Second)
+	}
+	s.Uplink.Submit(m.Sealed, func(r wire.SubmitResult) {
+		s.statements.Add(-1)
+		s.answer(r)
+	})
+	return nil
+}
+
+// answer tells the agent what became of its statement.
+func (s *session) answer(r wire.SubmitResult) {
+	var err error
+	if r.Code == wire.CodeNone {
+		err = s.link.Send(wire.TypeHeartbeatAck, wire.HeartbeatAck{Receipt: r.Receipt})
+	} else {
+		e := &wire.Error{Code: r.Code, Detail: r.Detail, Ref: wire.TypeStatement}
+		if r.Code.Temporary() {
+			e = e.After(retryStatement)
+		}
+		err = s.link.Send(wire.TypeError, e)
+	}
+	if err != nil {
+		s.link.Close()
+	}
+}
+
+// retryStatement is told with statements that could not be passed on.
+const retryStatement = 3 * time.Second
+
+// attachAgain takes an attach that renews the device's word on a session that goes on.
+func (s *session) attachAgain(body []byte) *wire.Error {
+	var m wire.Attach
+	if err := wire.Unmarshal(body, &m); err != nil {
+		return malformed(err)
+	}
+	a, err := s.checkAttach(&s.peer, m.Sealed)
+	if err != nil {
+		var e *wire.Error
+		if errors.As(err, &e) {
+			return e
+		}
+		return malformed(err)
+	}
+	s.Roster.Refreshed(s.entry, a.Sealed)
+	return nil
+}
+
+// renew passes a request for a new certificate on, one at a time.
+func (s *session) renew(ctx context.Context, body []byte) *wire.Error {
+	var m wire.Renew
+	if err := wire.Unmarshal(body, &m); err != nil {
+		return malformed(err)
+	}
+	if !s.renewing.CompareAndSwap(false, true) {
+		return wire.Refuse(wire.CodeBusy, "a renewal is under way").After(busyAfter)
+	}
+	defer s.renewing.Store(false)
+	ctx, cancel := context.WithTimeout(ctx, renewalTimeout)
+	defer cancel()
+	out, err := s.Uplink.Renew(ctx, s.peer.ID.Device, m)
+	if err != nil {
+		var e *wire.Error
+		if errors.As(err, &e) {
+			return &wire.Error{Code: e.Code, Detail: e.Detail, RetryAfterMS: e.RetryAfterMS}
+		}
+		return wire.Refuse(wire.CodeInternal, "the gateway failed").After(busyAfter)
+	}
+	if err := s.link.Send(wire.TypeRenewed, out); err != nil {
+		s.link.Close()
+	}
+	return nil
+}
+
+// Tell implements roster.Session.
+func (s *session) Tell(interval time.Duration) {
+	if err := s.link.Send(wire.TypeHeartbeatAck, wire.HeartbeatAck{IntervalMS: uint32(interval.Milliseconds())}); err != nil {
+		s.link.Close()
+	}
+}
+
+// Drop implements roster.Session. It does not wait for the peer.
+func (s *session) Drop(e *wire.Error) { s.link.CloseWith(e) }

@@ -1,0 +1,367 @@
+// Package corelink is the gateway's side of the uplink: one session with the core at a time, over which statements,
+// enrollments and renewals go up, presence is reported, and the site's picture comes down.
+//
+// Requests made while there is no session are answered at once with CodeUnavailable: whoever asked keeps what it has.
+package corelink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-edge/holdfast/internal/backoff"
+	"github.com/holdfast-edge/holdfast/sitegw/mirror"
+	"github.com/holdfast-edge/holdfast/sitegw/roster"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/credential"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/link"
+)
+
+// Times of the link.
+const (
+	openingTime  = 10 * time.Second
+	minBackoff   = 250 * time.Millisecond
+	maxBackoff   = 30 * time.Second
+	healthyAfter = 10 * time.Second // a session that lasted this long resets the back-off
+	requestTime  = 15 * time.Second
+	retryWithout = 5 * time.Second // told to those who ask while there is no session
+)
+
+// Config of a Link. All fields are required but Changed.
+type Config struct {
+	Cores      []string // host:port of the core nodes
+	Transport  *link.Transport
+	Credential *credential.Credential
+	Roster     *roster.Roster
+	Mirror     *mirror.Mirror
+	Listen     string // told to the core: where agents reach this gateway
+	Version    string
+	Wall       func() time.Time
+	Log        *slog.Logger
+	Changed    func(devices []ident.DeviceID, site bool) // called after the mirror took something in
+}
+
+// Link is the uplink. Its methods may be called from any goroutine.
+type Link struct {
+	Config
+	run uint64 // random id of this run
+
+	queue chan statement
+
+	mu      sync.Mutex
+	session *session // nil: none
+	nextID  uint64
+}
+
+// New makes a link; Run connects it.
+func New(c Config) *Link {
+	return &Link{Config: c, run: rand.Uint64(), queue: make(chan statement, queueLength)} //nolint:gosec // an id, no secret
+}
+
+// A session is one admitted session with a core node.
+type session struct {
+	*link.Session
+	period  time.Duration
+	pending map[uint64]*request // guarded by Link.mu
+}
+
+// A request waits for its answer. done is called exactly once.
+type request struct {
+	done func(t wire.Type, body []byte, err error)
+}
+
+var errNoSession = wire.Refuse(wire.CodeUnavailable, "the gateway has no uplink").After(retryWithout)
+
+// Connected tells whether there is a session with the core.
+func (l *Link) Connected() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.session != nil
+}
+
+// Run keeps a session with one of the core nodes until ctx ends.
+func (l *Link) Run(ctx context.Context) error {
+	b := backoff.Backoff{Min: minBackoff, Max: maxBackoff}
+	for i := rand.IntN(len(l.Cores)); ctx.Err() == nil; i++ { //nolint:gosec // spreads gateways over the nodes
+		start := time.Now()
+		core := l.Cores[i%len(l.Cores)]
+		err := l.once(ctx, core)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(start) > healthyAfter {
+			b.Reset()
+		}
+		wait := b.Next()
+		var e *wire.Error
+		if errors.As(err, &e) {
+			wait = max(wait, e.RetryAfter())
+		}
+		l.Log.Warn("no uplink", "core", core, "err", err, "retry_in", wait.Round(time.Millisecond))
+		backoff.Sleep(ctx, wait)
+	}
+	return nil
+}
+
+// once holds one session. It always returns an error.
+func (l *Link) once(ctx context.Context, core string) error {
+	s, err := l.open(ctx, core)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	l.Log.Info("uplink open", "core", core)
+	g, gctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(gctx, s.Close)
+	defer stop()
+	l.attach(s)
+	defer l.detach(s)
+	g.Go(func() error { return l.read(s) })
+	g.Go(func() error { return l.report(gctx, s) })
+	g.Go(func() error { return l.submit(gctx, s) })
+	g.Go(func() error { return l.renew(gctx) })
+	return g.Wait()
+}
+
+func (l *Link) open(ctx context.Context, core string) (*session, error) {
+	addr, err := link.Resolve(ctx, core)
+	if err != nil {
+		return nil, err
+	}
+	// A core node's certificate is renewed by itself; an expired one would lock the whole plant out, and what speaks for the
+	// node is its key in the fleet's own CA.
+	admit := func(ident.Peer) error { return nil }
+	tc := l.Credential.Endpoint(l.Wall).Client(wire.ALPNUplink, ident.RoleCore, admit)
+	ls, err := l.Transport.Dial(ctx, addr, tc, link.Options{Limits: link.UplinkLimits})
+	if err != nil {
+		return nil, err
+	}
+	s := &session{Session: ls, pending: make(map[uint64]*request)}
+	if err := l.hello(s); err != nil {
+		s.Close()
+		return nil, err
+	}
+	if err := l.Credential.Confirm(); err != nil {
+		l.Log.Error("the renewed certificate works but cannot be stored", "err", err)
+	}
+	return s, nil
+}
+
+func (l *Link) hello(s *session) error {
+	err := s.Send(wire.TypeUplinkHello, wire.UplinkHello{Capability: wire.Capability, Version: l.Version, Listen: l.Listen, Run: l.run})
+	if err != nil {
+		return err
+	}
+	t, body, err := s.RecvWithin(openingTime)
+	if err != nil {
+		return err
+	}
+	switch t {
+	case wire.TypeUplinkWelcome:
+		var w wire.UplinkWelcome
+		if err := wire.Unmarshal(body, &w); err != nil {
+			return err
+		}
+		s.period = min(max(time.Duration(w.ReportPeriodMS)*time.Millisecond, time.Second), 10*time.Minute)
+		return nil
+	case wire.TypeError:
+		e := new(wire.Error)
+		if err := wire.Unmarshal(body, e); err != nil {
+			return err
+		}
+		return e
+	default:
+		return fmt.Errorf("want a welcome, got %v: %w", t, wire.ErrMalformed)
+	}
+}
+
+func (l *Link) attach(s *session) {
+	l.mu.Lock()
+	l.session = s
+	l.mu.Unlock()
+	l.Roster.Resync()
+}
+
+// detach ends a session: whoever waits for an answer is told that there will be none.
+func (l *Link) detach(s *session) {
+	l.mu.Lock()
+	l.session = nil
+	pending := s.pending
+	s.pending = nil
+	l.mu.Unlock()
+	for _, r := range pending {
+		r.done(0, nil, errNoSession)
+	}
+}
+
+// read takes what the core says until the session ends.
+func (l *Link) read(s *session) error {
+	for {
+		t, body, err := s.Recv()
+		if err != nil {
+			return err
+		}
+		switch t {
+		case wire.TypeSite:
+			var m wire.Site
+			if err := wire.Unmarshal(body, &m); err != nil {
+				return err
+			}
+			devices := l.Mirror.Apply(&m)
+			if l.Changed != nil {
+				l.Changed(devices, m.IntervalMS != 0 || len(m.Gateways) > 0)
+			}
+		case wire.TypeSubmitted, wire.TypeRelayEnrolled, wire.TypeRelayRenewed, wire.TypeError:
+			if err := l.answered(s, t, body); err != nil {
+				return err
+			}
+		default:
+			l.Log.Debug("message of an unknown type skipped", "type", t.String())
+		}
+	}
+}
+
+// numbered is what every answer starts with; an Error has its id under another key.
+type numbered struct {
+	ID uint64 `cbor:"1,keyasint"`
+}
+
+// answered gives an answer to whoever waits for it.
+func (l *Link) answered(s *session, t wire.Type, body []byte) error {
+	var n numbered
+	var refusal error
+	if t == wire.TypeError {
+		e := new(wire.Error)
+		if err := wire.Unmarshal(body, e); err != nil {
+			return err
+		}
+		n.ID, refusal = e.ID, e
+	} else if err := wire.Unmarshal(body, &n); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	r, ok := s.pending[n.ID]
+	delete(s.pending, n.ID)
+	l.mu.Unlock()
+	if ok {
+		r.done(t, body, refusal)
+	}
+	return nil
+}
+
+// maxPending bounds the requests that wait for an answer.
+const maxPending = 4096
+
+// request sends a numbered message and calls done with the answer, or with the reason why there is none.
+func (l *Link) request(t wire.Type, message func(id uint64) any, done func(wire.Type, []byte, error)) {
+	l.mu.Lock()
+	s := l.session
+	if s == nil || len(s.pending) >= maxPending {
+		l.mu.Unlock()
+		done(0, nil, errNoSession)
+		return
+	}
+	l.nextID++
+	id := l.nextID
+	s.pending[id] = &request{done: done}
+	l.mu.Unlock()
+	if err := s.Send(t, message(id)); err != nil {
+		l.mu.Lock()
+		_, waiting := s.pending[id]
+		delete(s.pending, id)
+		l.mu.Unlock()
+		s.Close()
+		if waiting {
+			done(0, nil, errNoSession)
+		}
+	}
+}
+
+// call is request for those who wait.
+func call[M any](ctx context.Context, l *Link, t wire.Type, message func(id uint64) any) (*M, error) {
+	type answer struct {
+		m   *M
+		err error
+	}
+	ch := make(chan answer, 1)
+	l.request(t, message, func(_ wire.Type, body []byte, err error) {
+		m := new(M)
+		if err == nil {
+			err = wire.Unmarshal(body, m)
+		}
+		ch <- answer{m, err}
+	})
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	select {
+	case a := <-ch:
+		return a.m, a.err
+	case <-ctx.Done():
+		return nil, wire.Refuse(wire.CodeUnavailable, "the core does not answer").After(retryWithout)
+	}
+}
+
+// Enroll passes a device's enrollment to the core.
+func (l *Link) Enroll(ctx context.Context, e wire.Enroll) (*wire.Enrolled, error) {
+	m, err := call[wire.RelayEnrolled](ctx, l, wire.TypeRelayEnroll, func(id uint64) any { return wire.RelayEnroll{ID: id, Enroll: e} })
+	if err != nil {
+		return nil, err
+	}
+	return &m.Enrolled, nil
+}
+
+// Renew passes a device's request for a new certificate to the core; the zero device is this gateway itself.
+func (l *Link) Renew(ctx context.Context, d ident.DeviceID, r wire.Renew) (*wire.Renewed, error) {
+	m, err := call[wire.RelayRenewed](ctx, l, wire.TypeRelayRenew, func(id uint64) any { return wire.RelayRenew{ID: id, Device: d, Renew: r} })
+	if err != nil {
+		return nil, err
+	}
+	return &m.Renewed, nil
+}
+
+// Ask wants to be told about a device that the mirror does not have. The answer comes as a change of the mirror.
+func (l *Link) Ask(d ident.DeviceID) {
+	l.mu.Lock()
+	s := l.session
+	l.mu.Unlock()
+	if s != nil && s.Send(wire.TypeAsk, wire.Ask{Device: d}) != nil {
+		s.Close()
+	}
+}
+
+// renewCheck is how often the gateway looks whether its certificate is due.
+const renewCheck = time.Hour
+
+// renew keeps the gateway's own certificate young.
+func (l *Link) renew(ctx context.Context) error {
+	fraction := 0.6 + 0.2*rand.Float64() //nolint:gosec // spreads renewals
+	for {
+		if !l.Wall().Before(l.Credential.RenewAt(fraction)) {
+			if err := l.renewOwn(ctx); err != nil {
+				l.Log.Warn("own certificate not renewed, trying again in an hour", "err", err)
+			}
+		}
+		if !backoff.Sleep(ctx, renewCheck) {
+			return ctx.Err()
+		}
+	}
+}
+
+func (l *Link) renewOwn(ctx context.Context) error {
+	csr, err := ident.NewCSR(l.Credential.Key)
+	if err != nil {
+		return err
+	}
+	out, err := l.Renew(ctx, ident.DeviceID{}, wire.Renew{CSR: csr})
+	if err != nil {
+		return err
+	}
+	return l.Credential.Renewed(out.Chain)
+}

@@ -1,0 +1,243 @@
+// Package sitegw assembles a gateway: the agents' listener, the roster of who is present, and the uplink to the core.
+package sitegw
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/holdfast-edge/holdfast/internal/config"
+	"github.com/holdfast-edge/holdfast/internal/durable"
+	"github.com/holdfast-edge/holdfast/sitegw/agentlink"
+	"github.com/holdfast-edge/holdfast/sitegw/corelink"
+	"github.com/holdfast-edge/holdfast/sitegw/mirror"
+	"github.com/holdfast-edge/holdfast/sitegw/roster"
+	"github.com/holdfast-edge/holdfast/wire/credential"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/link"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+// ErrConfig is the sentinel of a configuration that cannot be used.
+var ErrConfig = errors.New("bad configuration")
+
+// Settings are what a gateway keeps in gateway.yaml in its data directory. Enroll writes them; an operator may change the
+// addresses.
+type Settings struct {
+	Name   string   `yaml:"name"`
+	Listen string   `yaml:"listen"` // host:port (UDP) at which agents reach this gateway
+	Cores  []string `yaml:"cores"`  // host:port (UDP) of the core nodes
+}
+
+// Check holds the settings against their rules. The error is ErrConfig and names the key.
+func (s *Settings) Check() error {
+	if err := ident.CheckName("gateway", s.Name); err != nil {
+		return fmt.Errorf("name: %w: %w", ErrConfig, err)
+	}
+	if err := config.CheckAddr(s.Listen); err != nil {
+		return fmt.Errorf("listen: %w: %w", ErrConfig, err)
+	}
+	if len(s.Cores) == 0 {
+		return fmt.Errorf("cores: %w: name at least one core node", ErrConfig)
+	}
+	for i, c := range s.Cores {
+		if err := config.CheckAddr(c); err != nil {
+			return fmt.Errorf("cores[%d]: %w: %w", i, ErrConfig, err)
+		}
+	}
+	return nil
+}
+
+// Config is what a gateway is made from.
+type Config struct {
+	Settings
+	DataDir string
+	Version string
+	Log     *slog.Logger
+	Wall    func() time.Time                            // nil: time.Now
+	Packet  func(listen string) (net.PacketConn, error) // nil: the machine's UDP; listen is "" for the socket that only dials
+}
+
+func (c Config) withDefaults() Config {
+	if c.Wall == nil {
+		c.Wall = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Packet == nil {
+		c.Packet = func(listen string) (net.PacketConn, error) { return net.ListenPacket("udp", listen) }
+	}
+	return c
+}
+
+const (
+	settingsFile  = "gateway.yaml"
+	transportFile = "agents.keys"
+)
+
+// LoadSettings reads gateway.yaml of a data directory. The error names the file, and the key where there is one.
+func LoadSettings(dir string) (Settings, error) {
+	path := filepath.Join(dir, settingsFile)
+	b, err := durable.ReadFile(path, 64<<10)
+	if errors.Is(err, os.ErrNotExist) {
+		return Settings{}, fmt.Errorf("%s: %w: not there: run holdfast-gateway enroll first", path, ErrConfig)
+	}
+	if err != nil {
+		return Settings{}, fmt.Errorf("%w: %w", ErrConfig, err)
+	}
+	var s Settings
+	if err := config.DecodeYAML(b, &s); err != nil {
+		return Settings{}, fmt.Errorf("%s: %w: %w", path, ErrConfig, err)
+	}
+	if err := s.Check(); err != nil {
+		return Settings{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// Enroll gets this gateway its identity from one of the core nodes. The settings are written first, so that a gateway with an
+// identity always has them.
+func Enroll(ctx context.Context, c Config, token *seal.Token) (id ident.ID, err error) {
+	c = c.withDefaults()
+	if err := c.Check(); err != nil {
+		return id, err
+	}
+	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
+		return id, fmt.Errorf("data directory: %w", err)
+	}
+	lock, err := durable.LockDir(c.DataDir)
+	if err != nil {
+		return id, err
+	}
+	defer lock.Close() //nolint:errcheck // the process ends soon, and with it the lock
+	b, err := yaml.Marshal(c.Settings)
+	if err != nil {
+		return id, fmt.Errorf("encode settings: %w", err)
+	}
+	if err := durable.WriteFile(filepath.Join(c.DataDir, settingsFile), b, 0o600); err != nil {
+		return id, err
+	}
+	pc, err := c.Packet("")
+	if err != nil {
+		return id, err
+	}
+	tr := link.NewTransport(pc, nil)
+	defer tr.Close() //nolint:errcheck // what was to be sent is sent
+	for _, core := range c.Cores {
+		if id, err = c.enrollAt(ctx, tr, core, token); err == nil {
+			break
+		}
+	}
+	return id, err
+}
+
+func (c *Config) enrollAt(ctx context.Context, tr *link.Transport, core string, token *seal.Token) (id ident.ID, err error) {
+	addr, err := link.Resolve(ctx, core)
+	if err != nil {
+		return id, err
+	}
+	cred, _, err := credential.Enroll(ctx, tr, addr, credential.Enrollment{
+		Dir: c.DataDir, Token: token, Kind: seal.KindGateway, Server: ident.RoleCore, Name: c.Name, Listen: c.Listen, Wall: c.Wall,
+	})
+	if err != nil {
+		return id, err
+	}
+	return cred.ID, nil
+}
+
+// Gateway is a gateway, ready to run.
+type Gateway struct {
+	Config
+	lock   *durable.Lock
+	cred   *credential.Credential
+	roster *roster.Roster
+	uplink *corelink.Link
+	agents *agentlink.Server
+	up     *link.Transport
+	down   *link.Transport
+	ln     *link.Listener
+}
+
+// New opens a gateway's data directory and its port.
+func New(c Config) (_ *Gateway, err error) {
+	c = c.withDefaults()
+	if err := c.Check(); err != nil {
+		return nil, err
+	}
+	g := &Gateway{Config: c, roster: roster.New(c.Wall)}
+	if g.lock, err = durable.LockDir(c.DataDir); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.close())
+		}
+	}()
+	if g.cred, err = credential.Load(c.DataDir); err != nil {
+		return nil, err
+	}
+	keys, err := link.LoadKeys(filepath.Join(c.DataDir, transportFile))
+	if err != nil {
+		return nil, err
+	}
+	up, err := c.Packet("")
+	if err != nil {
+		return nil, err
+	}
+	g.up = link.NewTransport(up, nil)
+	down, err := c.Packet(c.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen address: %w", err)
+	}
+	g.down = link.NewTransport(down, keys)
+	if g.ln, err = g.down.Listen(g.cred.Endpoint(c.Wall).Server(agentlink.Protocols()...), link.Options{}); err != nil {
+		return nil, err
+	}
+	g.assemble()
+	return g, nil
+}
+
+// assemble joins the parts. The uplink tells the sessions what changed, and the sessions ask the uplink.
+func (g *Gateway) assemble() {
+	m := new(mirror.Mirror)
+	g.uplink = corelink.New(corelink.Config{
+		Cores: g.Cores, Transport: g.up, Credential: g.cred, Roster: g.roster, Mirror: m, Listen: g.Listen, Version: g.Version,
+		Wall: g.Wall, Log: g.Log, Changed: func(d []ident.DeviceID, site bool) { g.agents.Changed(d, site) },
+	})
+	g.agents = agentlink.New(agentlink.Config{
+		Self: g.cred.ID, Uplink: g.uplink, Roster: g.roster, Mirror: m, Wall: g.Wall, Log: g.Log,
+	})
+}
+
+// ID is the gateway's identity.
+func (g *Gateway) ID() ident.ID { return g.cred.ID }
+
+// Run serves agents until ctx ends; then it says goodbye to them and closes everything.
+func (g *Gateway) Run(ctx context.Context) error {
+	g.Log.Info("gateway runs", "identity", g.cred.ID.String(), "listen", g.Listen)
+	eg, ctx := errgroup.WithContext(ctx)
+	eg.Go(func() error { return g.agents.Serve(ctx, g.ln) })
+	eg.Go(func() error { return g.uplink.Run(ctx) })
+	eg.Go(func() error { g.roster.Watch(ctx); return nil })
+	err := eg.Wait()
+	return errors.Join(err, g.close())
+}
+
+func (g *Gateway) close() error {
+	var errs []error
+	for _, t := range []*link.Transport{g.down, g.up} {
+		if t != nil {
+			errs = append(errs, t.Close())
+		}
+	}
+	return errors.Join(append(errs, g.lock.Close())...)
+}

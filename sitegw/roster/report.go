@@ -1,0 +1,118 @@
+package roster
+
+import (
+	"time"
+
+	"github.com/holdfast-edge/holdfast/wire"
+)
+
+// Wake receives a value when there are transitions to report.
+func (r *Roster) Wake() <-chan struct{} { return r.wake }
+
+// maxReport bounds the entries of one report, so that it fits its frame: an online device takes at most 1 KiB.
+const maxReport = 900
+
+// Resync makes everything be reported again: what an earlier uplink session was told no longer counts.
+func (r *Roster) Resync() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.devices {
+		e.mu.Lock()
+		e.report = true
+		e.mu.Unlock()
+	}
+	signal(r.wake)
+}
+
+// Transitions gathers what changed since the last call, at most maxReport devices; more tells whether there is more. A report
+// that does not arrive ends its uplink session, and the next one starts with Resync, so nothing is kept for a repetition.
+// Devices that were reported offline leave the roster.
+func (r *Roster) Transitions() (p wire.Presence, more bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p.TimeMS = r.wall().UnixMilli()
+	now := time.Now()
+	ms := func(t time.Time) int64 { return p.TimeMS - now.Sub(t).Milliseconds() }
+	for id, e := range r.devices {
+		if len(p.Online)+len(p.Offline) == maxReport {
+			return p, true
+		}
+		e.mu.Lock()
+		switch {
+		case !e.report:
+		case e.online:
+			p.Online = append(p.Online, wire.DeviceOnline{
+				Slot: e.slot, Device: id, Attach: e.attach, SinceMS: ms(e.since), LastMS: ms(e.last),
+				IntervalMS: uint32(max(e.told, e.echoed).Milliseconds()), Beats: e.beats, Missed: e.missed,
+			})
+			e.report = false
+		default:
+			p.Offline = append(p.Offline, wire.DeviceOffline{
+				Device: id, LastMS: ms(e.last), AtMS: ms(e.wentDown), Beats: e.beats, Missed: e.missed,
+			})
+			e.report = false
+			if e.session == nil {
+				delete(r.devices, id)
+				r.slots[e.slot] = nil
+				r.free = append(r.free, e.slot)
+			}
+		}
+		e.mu.Unlock()
+	}
+	return p, false
+}
+
+// Digest is the report that closes a period: how many devices are online, and for each that beat in it, how long ago. It
+// comes in as many messages as it needs; the last one says that it is.
+func (r *Roster) Digest() []wire.Presence {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	at := r.wall().UnixMilli()
+	now := time.Now()
+	out := []wire.Presence{{TimeMS: at}}
+	var online uint32
+	for slot, e := range r.slots {
+		if e == nil {
+			continue
+		}
+		p := &out[len(out)-1]
+		if len(p.Slots) >= digestPage || len(p.Told) >= digestPage {
+			out = append(out, wire.Presence{TimeMS: at})
+			p = &out[len(out)-1]
+		}
+		e.mu.Lock()
+		if e.online {
+			online++
+		}
+		if e.beaten {
+			p.Slots = append(p.Slots, uint32(slot))
+			p.AgesMS = append(p.AgesMS, uint32(now.Sub(e.last).Milliseconds()))
+		}
+		if e.retold {
+			p.Told = append(p.Told, wire.DeviceInterval{Slot: uint32(slot), IntervalMS: uint32(max(e.told, e.echoed).Milliseconds())})
+		}
+		e.beaten, e.retold = false, false
+		e.mu.Unlock()
+	}
+	last := &out[len(out)-1]
+	last.Digest, last.Count = true, online
+	return out
+}
+
+// digestPage bounds the devices of one message of a digest, below the codec's limit on elements.
+const digestPage = 4000
+
+// Online counts the devices that are online here.
+func (r *Roster) Online() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := 0
+	for _, e := range r.devices {
+		e.mu.Lock()
+		if e.online {
+			n++
+		}
+		e.mu.Unlock()
+	}
+	return n
+}

@@ -1,0 +1,256 @@
+// Package roster is a gateway's presence: which devices are attached, when each was last heard, and who is offline. It
+// decides offline for the devices behind the gateway.
+//
+// A heartbeat costs a lock and no memory. What changed since the last report is gathered when the report is made.
+package roster
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+)
+
+// Silent is how many intervals without a heartbeat make a device offline.
+const Silent = 3
+
+// A Session is what the roster can do to a device's session.
+type Session interface {
+	// Tell sends an interval to use from now on.
+	Tell(interval time.Duration)
+	// Drop ends the session with a reason.
+	Drop(e *wire.Error)
+}
+
+// Roster may be used from any goroutine.
+type Roster struct {
+	wall  func() time.Time
+	wake  chan struct{} // capacity 1: there are transitions to report
+	ready chan struct{} // capacity 1: a device came, so the watch has something to watch
+
+	mu      sync.Mutex
+	devices map[ident.DeviceID]*Entry
+	slots   []*Entry // nil: free
+	free    []uint32
+}
+
+// An Entry is one device's presence here. Its fields are guarded by mu, but for those that never change.
+type Entry struct {
+	Device ident.DeviceID // immutable
+	slot   uint32         // immutable
+
+	mu       sync.Mutex
+	session  Session // nil: none
+	attach   []byte  // as signed
+	online   bool
+	since    time.Time // start of the span
+	last     time.Time // newest heartbeat, or the attach
+	told     time.Duration
+	echoed   time.Duration
+	run      uint64
+	number   uint64
+	beats    uint64 // of the span
+	missed   uint64
+	wentDown time.Time // when the verdict fell
+
+	report bool // a transition, or a new attach, that no report has carried
+	beaten bool // beat since the last digest
+	retold bool // interval in force changed since the last digest
+}
+
+// New makes an empty roster.
+func New(wall func() time.Time) *Roster {
+	return &Roster{
+		wall: wall, wake: make(chan struct{}, 1), ready: make(chan struct{}, 1), devices: make(map[ident.DeviceID]*Entry),
+	}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Attached notes a device's session, which takes the place of any other that it has here. interval is what the device is
+// told in its welcome, echoed what it uses now.
+func (r *Roster) Attached(d ident.DeviceID, s Session, attach []byte, interval, echoed time.Duration) *Entry {
+	now := time.Now()
+	r.mu.Lock()
+	e := r.entry(d)
+	e.mu.Lock()
+	r.mu.Unlock()
+	old := e.session
+	e.session, e.attach = s, attach
+	if !e.online {
+		e.online, e.since, e.beats, e.missed = true, now, 0, 0
+	}
+	e.last, e.told, e.echoed, e.run, e.number = now, interval, echoed, 0, 0
+	e.report = true
+	e.mu.Unlock()
+	if old != nil {
+		old.Drop(wire.Refuse(wire.CodeNone, "another session of this device took over"))
+	}
+	signal(r.wake)
+	signal(r.ready)
+	return e
+}
+
+// entry finds or makes a device's entry. The caller holds r.mu.
+func (r *Roster) entry(d ident.DeviceID) *Entry {
+	if e, ok := r.devices[d]; ok {
+		return e
+	}
+	e := &Entry{Device: d}
+	if n := len(r.free); n > 0 {
+		e.slot = r.free[n-1]
+		r.free = r.free[:n-1]
+		r.slots[e.slot] = e
+	} else {
+		e.slot = uint32(len(r.slots))
+		r.slots = append(r.slots, e)
+	}
+	r.devices[d] = e
+	return e
+}
+
+// Refreshed notes a newer attach on the same session.
+func (r *Roster) Refreshed(e *Entry, attach []byte) {
+	e.mu.Lock()
+	e.attach, e.report = attach, true
+	e.mu.Unlock()
+	signal(r.wake)
+}
+
+// Detached notes the end of a session. The device stays online until it has been silent for long enough: it may come back.
+func (r *Roster) Detached(e *Entry, s Session) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.session == s {
+		e.session = nil
+	}
+}
+
+// Beat notes a heartbeat and returns the interval to answer with: 0 when the device uses it already.
+func (r *Roster) Beat(e *Entry, h *wire.Heartbeat) (interval time.Duration) {
+	now := time.Now()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if h.Run == e.run && h.Number > e.number {
+		e.missed += h.Number - e.number - 1
+	}
+	e.run, e.number = h.Run, h.Number
+	e.beats++
+	e.last, e.beaten = now, true
+	before := max(e.told, e.echoed)
+	e.echoed = time.Duration(h.IntervalMS) * time.Millisecond
+	e.retold = e.retold || max(e.told, e.echoed) != before
+	if !e.online { // heard again on a session that the verdict had outrun
+		e.online, e.since, e.report, e.beats, e.missed = true, now, true, 1, 0
+		signal(r.wake)
+		signal(r.ready)
+	}
+	if e.told == e.echoed {
+		return 0
+	}
+	return e.told
+}
+
+// Told notes that a device has been, or is about to be, told an interval. It returns the session to tell when that is new.
+func (r *Roster) Told(d ident.DeviceID, interval time.Duration) (Session, bool) {
+	r.mu.Lock()
+	e, ok := r.devices[d]
+	r.mu.Unlock()
+	if !ok {
+		return nil, false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.told == interval || e.session == nil {
+		return nil, false
+	}
+	before := max(e.told, e.echoed)
+	e.told = interval
+	e.retold = e.retold || max(e.told, e.echoed) != before
+	return e.session, true
+}
+
+// SessionOf is a device's session here, if it has one.
+func (r *Roster) SessionOf(d ident.DeviceID) (Session, bool) {
+	r.mu.Lock()
+	e, ok := r.devices[d]
+	r.mu.Unlock()
+	if !ok {
+		return nil, false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.session, e.session != nil
+}
+
+// Devices lists the devices in the roster.
+func (r *Roster) Devices() []ident.DeviceID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := make([]ident.DeviceID, 0, len(r.devices))
+	for d := range r.devices {
+		out = append(out, d)
+	}
+	return out
+}
+
+// deadline is when the device is offline unless it is heard.
+func (e *Entry) deadline() time.Time { return e.last.Add(Silent * max(e.told, e.echoed)) }
+
+// maxWatch bounds the wait between two looks at the deadlines. It is below the shortest deadline that a new device or a
+// shorter interval can bring, 3 s.
+const maxWatch = time.Second
+
+// Watch decides who is offline until ctx ends.
+func (r *Roster) Watch(ctx context.Context) {
+	for {
+		wait := r.verdicts(time.Now())
+		if wait == 0 { // nobody to watch
+			select {
+			case <-r.ready:
+				continue
+			case <-ctx.Done():
+				return
+			}
+		}
+		t := time.NewTimer(min(wait, maxWatch))
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return
+		}
+	}
+}
+
+// verdicts finds the devices whose deadline has passed, and how long until the next one passes; 0: nobody is online.
+func (r *Roster) verdicts(now time.Time) time.Duration {
+	r.mu.Lock()
+	all := make([]*Entry, 0, len(r.devices))
+	for _, e := range r.devices {
+		all = append(all, e)
+	}
+	r.mu.Unlock()
+	var wait time.Duration
+	for _, e := range all {
+		e.mu.Lock()
+		if e.online {
+			left := e.deadline().Sub(now)
+			if left <= 0 {
+				e.online, e.wentDown, e.report = false, now, true
+				signal(r.wake)
+			} else if wait == 0 || left < wait {
+				wait = left
+			}
+		}
+		e.mu.Unlock()
+	}
+	return wait
+}

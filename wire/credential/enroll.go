@@ -1,0 +1,123 @@
+package credential
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/internal/durable"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/link"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+// An Enrollment is a request for an identity.
+type Enrollment struct {
+	Dir    string
+	Token  *seal.Token
+	Kind   seal.Kind
+	Server ident.Role // whom it is asked of: a gateway by devices, the core by gateways
+	Name   string     // gateways
+	Listen string     // gateways
+	Wall   func() time.Time
+}
+
+// answerTime bounds the wait for an answer: the one who answers may have to ask the core.
+const answerTime = 20 * time.Second
+
+// Enroll asks addr for an identity and stores it. The key is made, and stored, before anything is sent, so that a retry after
+// a lost reply presents the same key and gets the same identity. A directory that has an identity of the token's fleet keeps
+// it: nothing is asked, and there is no answer. ErrEnrolled says that it has one of another fleet or kind.
+func Enroll(ctx context.Context, tr *link.Transport, addr net.Addr, e Enrollment) (*Credential, *wire.Enrolled, error) {
+	switch c, err := Load(e.Dir); {
+	case err == nil && c.Trust.Pin() == e.Token.Pin && string(c.ID.Role) == string(e.Kind):
+		return c, nil, nil
+	case err == nil:
+		return nil, nil, fmt.Errorf("%s: %w as %v", e.Dir, ErrEnrolled, c.ID)
+	case !errors.Is(err, ErrNone):
+		return nil, nil, err
+	}
+	key, err := makeKey(e.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	csr, err := ident.NewCSR(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return nil, nil, fmt.Errorf("encode the public key: %w", err)
+	}
+	out, trust, err := e.ask(ctx, tr, addr, csr, spki)
+	if err != nil {
+		return nil, nil, err
+	}
+	c := &Credential{Key: key, slots: durable.OpenSlots(filepath.Join(e.Dir, identityFile))}
+	n := stored{Identity: out.Identity, Chain: out.Chain, Root: out.Root, Authority: out.Authority}
+	if err := c.accept(n, trust, e.Kind); err != nil {
+		return nil, nil, fmt.Errorf("the identity that was answered: %w", err)
+	}
+	return c, out, c.store(n)
+}
+
+// accept checks an answer before anything of it is stored: the root must be the pinned one, and the chain must certify this
+// box's own key.
+func (c *Credential) accept(n stored, trust *ident.Trust, kind seal.Kind) error {
+	if string(n.Root) != string(trust.Root.Raw) {
+		return fmt.Errorf("another root than the token names: %w", ident.ErrUntrusted)
+	}
+	c.now = n
+	if err := c.use(); err != nil {
+		return err
+	}
+	if string(c.ID.Role) != string(kind) {
+		return fmt.Errorf("role %s, want %s: %w", c.ID.Role, kind, ident.ErrUntrusted)
+	}
+	return nil
+}
+
+// ask holds the one exchange of an enrollment.
+func (e *Enrollment) ask(ctx context.Context, tr *link.Transport, addr net.Addr, csr, spki []byte) (*wire.Enrolled, *ident.Trust, error) {
+	s, err := tr.Dial(ctx, addr, ident.FirstContact(e.Token.Pin, e.Server, e.Wall), link.Options{})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer s.Close()
+	stop := context.AfterFunc(ctx, s.Close)
+	defer stop()
+	trust, err := ident.PinnedTrust(s.TLS().PeerCertificates, e.Token.Pin)
+	if err != nil {
+		return nil, nil, err
+	}
+	proof, err := seal.SealEnroll(e.Token, trust.Fleet, e.Kind, spki)
+	if err != nil {
+		return nil, nil, err
+	}
+	err = s.Send(wire.TypeEnroll, wire.Enroll{Capability: wire.Capability, CSR: csr, Proof: proof, Name: e.Name, Listen: e.Listen})
+	if err != nil {
+		return nil, nil, err
+	}
+	t, body, err := s.RecvWithin(answerTime)
+	if err != nil {
+		return nil, nil, err
+	}
+	switch t {
+	case wire.TypeEnrolled:
+		out := new(wire.Enrolled)
+		return out, trust, wire.Unmarshal(body, out)
+	case wire.TypeError:
+		refusal := new(wire.Error)
+		if err := wire.Unmarshal(body, refusal); err != nil {
+			return nil, nil, err
+		}
+		return nil, nil, refusal
+	default:
+		return nil, nil, fmt.Errorf("answer is %v, want enrolled: %w", t, wire.ErrMalformed)
+	}
+}
