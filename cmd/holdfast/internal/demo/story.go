@@ -1,0 +1,121 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
+)
+
+func indent(s string) string {
+	return "        " + strings.ReplaceAll(strings.TrimRight(s, "\n"), "\n", "\n        ")
+}
+
+// story is what --once runs through once the fleet is up. Each step checks what it says.
+func (d *demo) story() []func(context.Context) error {
+	return []func(context.Context) error{d.profile, d.killAgent, d.restartAgent, d.killGateway, d.killCore, d.history}
+}
+
+func (d *demo) profile(ctx context.Context) error {
+	d.say("the hardware that the first device detected:")
+	if err := d.show(ctx, "devices", "get", d.ids[0]); err != nil {
+		return err
+	}
+	dev, err := d.device(ctx, d.ids[0])
+	if err != nil {
+		return err
+	}
+	p := dev.Profile
+	if p.Arch == nil || p.CPUCores == nil || *p.CPUCores == 0 || p.RAMBytes == nil || *p.RAMBytes == 0 || p.Kernel == nil {
+		return fmt.Errorf("the profile lacks what every machine has: %+v", p)
+	}
+	return nil
+}
+
+// killAgent kills the first agent and holds the verdict against the rule: no earlier than 3 intervals after its last
+// heartbeat, no later than 4, and some time to be told.
+func (d *demo) killAgent(ctx context.Context) error {
+	d.say("kill -9 %s: it is offline after 3 intervals of %v", agentName(0), interval)
+	d.agents[0].Kill()
+	killed := time.Now()
+	var dev v1.Device
+	err := d.Eventually(ctx, 10*interval, func() (err error) {
+		if dev, err = d.device(ctx, d.ids[0]); err == nil && dev.Presence != "offline" {
+			err = fmt.Errorf("device %s is %s", dev.ID, dev.Presence)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if dev.PresenceReason != "heartbeat_missed" {
+		return fmt.Errorf("device %s is offline for the reason %q, want heartbeat_missed", dev.ID, dev.PresenceReason)
+	}
+	silent := dev.PresenceSince.Sub(*dev.LastHeartbeatAt)
+	if silent < 3*interval || silent > 4*interval {
+		return fmt.Errorf("the verdict fell %v after the last heartbeat, want 3 to 4 intervals of %v", silent, interval)
+	}
+	d.say("  offline/%s, %.1f s after its last heartbeat, %.1f s after the kill", dev.PresenceReason, silent.Seconds(), time.Since(killed).Seconds())
+	return nil
+}
+
+func (d *demo) restartAgent(ctx context.Context) (err error) {
+	d.say("start it again: it comes back as the same record")
+	again := time.Now()
+	if d.agents[0], err = d.StartAgent(agentName(0)); err != nil {
+		return err
+	}
+	return d.allOnline(ctx, again)
+}
+
+func (d *demo) killGateway(ctx context.Context) (err error) {
+	d.say("kill -9 the gateway: the site is unreachable, and nobody claims to know more")
+	d.gateway.Kill()
+	err = d.Eventually(ctx, 15*time.Second, func() error {
+		for _, id := range d.ids {
+			dev, err := d.device(ctx, id)
+			if err != nil {
+				return err
+			}
+			if dev.Presence != "offline" || dev.PresenceReason != "site_unreachable" {
+				return fmt.Errorf("device %s: %s %s", dev.ID, dev.Presence, dev.PresenceReason)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	d.say("  offline/site_unreachable; start the gateway again: the devices return by themselves")
+	again := time.Now()
+	if d.gateway, err = d.StartGateway("gw-a"); err != nil {
+		return err
+	}
+	return d.allOnline(ctx, again)
+}
+
+func (d *demo) killCore(ctx context.Context) (err error) {
+	d.say("kill -9 the core and start it again: nothing that it had accepted is gone")
+	d.core.Kill()
+	again := time.Now()
+	if d.core, err = d.StartCore(ctx); err != nil {
+		return err
+	}
+	return d.allOnline(ctx, again)
+}
+
+func (d *demo) history(ctx context.Context) error {
+	for i, want := range []int{2, 1, 1} {
+		var h v1.List[v1.HistoryItem]
+		if err := d.JSON(ctx, &h, "devices", "history", d.ids[i]); err != nil {
+			return err
+		}
+		if len(h.Items) != want {
+			return fmt.Errorf("device %s has %d registrations, want %d", d.ids[i], len(h.Items), want)
+		}
+	}
+	d.say("the restarted device registered twice, the others once; its timeline:")
+	return d.show(ctx, "devices", "presence", d.ids[0])
+}

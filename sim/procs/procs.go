@@ -1,0 +1,276 @@
+// Package procs builds a fleet out of real processes on this machine's loopback: the shipped programs, real sockets, real
+// files. The demo and the real-process tests stand on it.
+//
+// It speaks to the fleet as an operator does, through the holdfast command.
+package procs
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// A Fleet is one core node and whatever gateways and agents are added to it. Its methods are for one goroutine.
+type Fleet struct {
+	Dir string // everything lies in it
+	Bin string // where the programs are
+
+	API, Uplink, Cluster string // addresses of the core node
+	ReportPeriod         time.Duration
+
+	mu    sync.Mutex
+	procs []*Proc
+}
+
+// New prepares a fleet in dir with the programs in bin, on free loopback ports.
+func New(dir, bin string) (*Fleet, error) {
+	for _, p := range []string{"holdfast", "holdfast-core", "holdfast-gateway", "holdfast-agent"} {
+		if _, err := os.Stat(filepath.Join(bin, p)); err != nil {
+			return nil, fmt.Errorf("program %s is not in %s: build it first with make build: %w", p, bin, err)
+		}
+	}
+	f := &Fleet{Dir: dir, Bin: bin, ReportPeriod: time.Second}
+	for _, a := range []*string{&f.API, &f.Uplink, &f.Cluster} {
+		var err error
+		if *a, err = FreeAddr(); err != nil {
+			return nil, err
+		}
+	}
+	return f, nil
+}
+
+// FreeAddr is a loopback address whose port was free, for TCP and for UDP, when it was asked for.
+func FreeAddr() (string, error) {
+	for range 20 {
+		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		addr := pc.LocalAddr().String()
+		ln, err := net.Listen("tcp", addr)
+		if err == nil {
+			err = ln.Close()
+		}
+		if err := errors.Join(err, pc.Close()); err == nil {
+			return addr, nil
+		}
+	}
+	return "", errors.New("no loopback port is free for both TCP and UDP")
+}
+
+// Path is a path within the fleet's directory.
+func (f *Fleet) Path(elem ...string) string {
+	return filepath.Join(append([]string{f.Dir}, elem...)...)
+}
+
+// A Proc is one running program. Its output goes to a file.
+type Proc struct {
+	Name string
+	Log  string // path of its output
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+	err  error         // set before done is closed
+}
+
+// Start runs a program of the fleet until it is stopped. What it prints is appended to name.log.
+func (f *Fleet) Start(name, program string, args ...string) (*Proc, error) {
+	p := &Proc{Name: name, Log: f.Path(name + ".log"), done: make(chan struct{})}
+	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	p.cmd = exec.Command(filepath.Join(f.Bin, program), args...) //nolint:noctx,gosec // it ends by Kill or Stop, and its name is ours
+	p.cmd.Stdout, p.cmd.Stderr = out, out
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if err := p.cmd.Start(); err != nil {
+		return nil, errors.Join(err, out.Close())
+	}
+	go func() {
+		p.err = errors.Join(p.cmd.Wait(), out.Close())
+		close(p.done)
+	}()
+	f.mu.Lock()
+	f.procs = append(f.procs, p)
+	f.mu.Unlock()
+	return p, nil
+}
+
+// Pid is the process id.
+func (p *Proc) Pid() int { return p.cmd.Process.Pid }
+
+// Done is closed when the process has ended.
+func (p *Proc) Done() <-chan struct{} { return p.done }
+
+// Kill ends the process as a power cut would end it: SIGKILL, no goodbye.
+func (p *Proc) Kill() {
+	p.cmd.Process.Kill() //nolint:errcheck // it has ended already
+	<-p.done
+}
+
+// ErrStuck says that a process did not end in time.
+var ErrStuck = errors.New("did not end within 10 s of SIGTERM")
+
+// Stop asks the process to end and waits. The error is its exit, or ErrStuck, after which it was killed.
+func (p *Proc) Stop() error {
+	p.cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it has ended already
+	t := time.NewTimer(10 * time.Second)
+	defer t.Stop()
+	select {
+	case <-p.done:
+		return p.err
+	case <-t.C:
+		p.Kill()
+		return fmt.Errorf("%s: %w", p.Name, ErrStuck)
+	}
+}
+
+// Tail is the end of the process's output.
+func (p *Proc) Tail() string {
+	b, err := os.ReadFile(p.Log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return strings.Join(lines[max(0, len(lines)-15):], "\n")
+}
+
+// Close kills everything that still runs.
+func (f *Fleet) Close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, p := range f.procs {
+		p.Kill()
+	}
+}
+
+// Run runs a program of the fleet to its end and returns what it printed.
+func (f *Fleet) Run(ctx context.Context, program string, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(f.Bin, program), args...) //nolint:gosec // the programs are ours
+	var out, msg bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &msg
+	cmd.Env = append(os.Environ(), "HOLDFAST_CONFIG="+f.Path("operator.yaml"))
+	if err := cmd.Run(); err != nil {
+		return out.Bytes(), fmt.Errorf("%s %s: %w: %s", program, strings.Join(args, " "), err, strings.TrimSpace(msg.String()))
+	}
+	return out.Bytes(), nil
+}
+
+// CLI runs the operator's command.
+func (f *Fleet) CLI(ctx context.Context, args ...string) ([]byte, error) {
+	return f.Run(ctx, "holdfast", args...)
+}
+
+// JSON runs the operator's command with -o json and decodes what it prints into v.
+func (f *Fleet) JSON(ctx context.Context, v any, args ...string) error {
+	b, err := f.CLI(ctx, append(args, "-o", "json")...)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("holdfast %s: %w", strings.Join(args, " "), err)
+	}
+	return nil
+}
+
+// InitCore makes the fleet.
+func (f *Fleet) InitCore(ctx context.Context, name string) error {
+	_, err := f.Run(ctx, "holdfast-core", "init", "--data-dir", f.Path("core-1"), "--fleet", name, "--name", "core-1", "--api", f.API,
+		"--uplink", f.Uplink, "--cluster", f.Cluster, "--report-period", f.ReportPeriod.String())
+	return err
+}
+
+// StartCore runs the core node and waits until it serves.
+func (f *Fleet) StartCore(ctx context.Context) (*Proc, error) {
+	p, err := f.Start("core-1", "holdfast-core", "run", "--data-dir", f.Path("core-1"))
+	if err != nil {
+		return nil, err
+	}
+	return p, f.Eventually(ctx, 20*time.Second, func() error {
+		select {
+		case <-p.done:
+			return fmt.Errorf("the core ended: %s", p.Tail())
+		default:
+		}
+		_, err := f.CLI(ctx, "login", "https://"+f.API, "--ca-file", f.Path("core-1", "ca.pem"), "--token-file", f.Path("core-1", "admin.token"))
+		return err
+	})
+}
+
+// Token makes an enrollment token and stores it in a file, whose path it returns.
+func (f *Fleet) Token(ctx context.Context, name, kind, site string, uses int) (string, error) {
+	var t struct {
+		Token string `json:"token"`
+	}
+	if err := f.JSON(ctx, &t, "tokens", "create", "--kind", kind, "--site", site, "--uses", fmt.Sprint(uses)); err != nil {
+		return "", err
+	}
+	path := f.Path(name + ".token")
+	return path, os.WriteFile(path, []byte(t.Token+"\n"), 0o600)
+}
+
+// EnrollGateway gets a gateway its identity. listen is where it will run.
+func (f *Fleet) EnrollGateway(ctx context.Context, name, listen, tokenFile string) error {
+	_, err := f.Run(ctx, "holdfast-gateway", "enroll", "--data-dir", f.Path(name), "--name", name, "--listen", listen, "--core", f.Uplink,
+		"--token-file", tokenFile)
+	return err
+}
+
+// StartGateway runs a gateway.
+func (f *Fleet) StartGateway(name string) (*Proc, error) {
+	return f.Start(name, "holdfast-gateway", "run", "--data-dir", f.Path(name))
+}
+
+// EnrollAgent gets a device its identity and returns the device's id.
+func (f *Fleet) EnrollAgent(ctx context.Context, name, gateway, tokenFile string, args ...string) (string, error) {
+	out, err := f.Run(ctx, "holdfast-agent", append([]string{
+		"enroll", "--state-dir", f.Path(name), "--gateway", gateway, "--token-file", tokenFile,
+	}, args...)...)
+	if err != nil {
+		return "", err
+	}
+	_, id, ok := strings.Cut(string(out), "/device/")
+	if !ok || len(id) < 36 {
+		return "", fmt.Errorf("holdfast-agent enroll names no device: %s", out)
+	}
+	return id[:36], nil
+}
+
+// StartAgent runs a device's agent.
+func (f *Fleet) StartAgent(name string, args ...string) (*Proc, error) {
+	return f.Start(name, "holdfast-agent", append([]string{"run", "--state-dir", f.Path(name)}, args...)...)
+}
+
+// poll is how often Eventually looks.
+const poll = 50 * time.Millisecond
+
+// Eventually tries f until it succeeds, at most for d, and returns the last error. This is real time: it is for the named
+// real-process tests and the demo alone.
+func (*Fleet) Eventually(ctx context.Context, d time.Duration, f func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	t := time.NewTicker(poll)
+	defer t.Stop()
+	for {
+		err := f()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return fmt.Errorf("not within %v: %w", d, err)
+		}
+	}
+}
