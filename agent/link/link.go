@@ -31,6 +31,7 @@ const (
 	healthyAfter = 30 * time.Second
 	busyJitter   = 60 * time.Second // a gateway that is busy before the handshake is left alone for 5 s to this
 	attachEvery  = time.Hour        // the signed word on a session that goes on
+	attachJitter = 0.1              // of it, so that a thousand devices do not sign at once
 )
 
 // The intervals that an agent accepts, whoever names them.
@@ -153,7 +154,7 @@ func (l *Link) open(ctx context.Context, gw string) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{Link: l, link: ls, interval: clamp(interval), keepAlive: keepAlive, attached: time.Now()}
+	s := &session{Link: l, link: ls, interval: clamp(interval), keepAlive: keepAlive}
 	if err := s.attach(); err != nil {
 		s.link.Close()
 		return nil, err

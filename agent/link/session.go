@@ -31,7 +31,6 @@ type session struct {
 	gateway   ident.ID
 	interval  time.Duration
 	keepAlive time.Duration
-	attached  time.Time // when the newest attach was sent
 
 	unanswered int
 	lastBeat   time.Time
@@ -98,6 +97,8 @@ func (s *session) loop(ctx context.Context, in <-chan frame) error {
 	defer beat.Stop()
 	retry := time.NewTimer(0)
 	defer retry.Stop()
+	attach := time.NewTicker(backoff.Jitter(attachEvery, attachJitter))
+	defer attach.Stop()
 	renew := time.NewTimer(renewCheck)
 	defer renew.Stop()
 	fraction := 0.6 + 0.2*rand.Float64() //nolint:gosec // spreads renewals
@@ -115,6 +116,10 @@ func (s *session) loop(ctx context.Context, in <-chan frame) error {
 			}
 		case <-s.wake:
 			if err := s.next(retry); err != nil {
+				return err
+			}
+		case <-attach.C:
+			if err := s.attach(); err != nil {
 				return err
 			}
 		case <-renew.C:
@@ -141,16 +146,10 @@ func (s *session) untilBeat() time.Duration {
 	return max(0, backoff.Jitter(s.interval, beatJitter)-time.Since(s.lastBeat))
 }
 
-// beat sends a heartbeat, and every hour before it the signed attach.
+// beat sends a heartbeat.
 func (s *session) beat() error {
 	if s.unanswered >= maxUnanswered {
 		return errSilent
-	}
-	if time.Since(s.attached) >= attachEvery {
-		s.attached = time.Now()
-		if err := s.attach(); err != nil {
-			return err
-		}
 	}
 	s.sent++
 	s.unanswered++
