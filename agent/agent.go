@@ -141,36 +141,26 @@ func Enroll(ctx context.Context, c Config, token *seal.Token) (ident.ID, error) 
 	}
 	tr := wirelink.NewTransport(pc, nil)
 	defer tr.Close() //nolint:errcheck // what was to be sent is sent
-	var last error
-	for _, gw := range c.Gateways {
-		var id ident.ID
-		if id, last = c.enrollAt(ctx, tr, gw, token); last == nil {
-			return id, nil
-		}
-	}
-	return ident.ID{}, last
-}
-
-func (c *Config) enrollAt(ctx context.Context, tr *wirelink.Transport, gw string, token *seal.Token) (ident.ID, error) {
-	addr, err := wirelink.Resolve(ctx, gw)
-	if err != nil {
-		return ident.ID{}, err
-	}
-	cred, out, err := credential.Enroll(ctx, tr, addr, credential.Enrollment{
-		Dir: c.StateDir, Token: token, Kind: seal.KindDevice, Server: ident.RoleGateway, Wall: floored(c.Wall, c.BuildTime),
+	cred, out, err := credential.EnrollAny(ctx, tr, c.Gateways, credential.Enrollment{
+		Dir: c.StateDir, Token: token, Kind: seal.KindDevice, Server: ident.RoleGateway, Wall: floored(c.Wall, c.BuildTime), Log: c.Log,
 	})
 	if err != nil {
 		return ident.ID{}, err
 	}
+	return cred.ID, c.enrolled(cred, out)
+}
+
+// enrolled keeps what came with the identity; out is nil when the device had it already.
+func (c *Config) enrolled(cred *credential.Credential, out *wire.Enrolled) error {
 	if out == nil {
-		return cred.ID, nil
+		return nil
 	}
 	st, err := devstate.Open(c.StateDir, signer(cred))
 	if err != nil {
-		return ident.ID{}, err
+		return err
 	}
 	if err := st.Told(time.Duration(out.IntervalMS)*time.Millisecond, 0); err != nil {
-		return ident.ID{}, err
+		return err
 	}
 	s := c.Settings
 	for _, g := range out.Gateways {
@@ -178,7 +168,7 @@ func (c *Config) enrollAt(ctx context.Context, tr *wirelink.Transport, gw string
 			s.Gateways = append(s.Gateways, g)
 		}
 	}
-	return cred.ID, s.save(c.StateDir)
+	return s.save(c.StateDir)
 }
 
 func (s *Settings) save(dir string) error {

@@ -34,6 +34,9 @@ func Init(ctx context.Context, c Config) error {
 	if err := c.Check(); err != nil {
 		return err
 	}
+	if c.Tuning.HeartbeatTimeout == 0 {
+		c.Tuning.HeartbeatTimeout = 50 * time.Millisecond // there is nobody to wait for yet
+	}
 	if err := emptyDir(c.DataDir); err != nil {
 		return err
 	}

@@ -45,7 +45,7 @@ func inPlant(t *testing.T, n int, interval time.Duration, f func(p *plant)) {
 		p.must(err)
 		p.all = append(p.all, p.gateway)
 		p.sleep(time.Second)
-		token, err := p.Token(ctx, "device", "plant-7", n)
+		token, err := p.Token(ctx, "device", "plant-7", max(n, 1))
 		p.must(err)
 		for i := range n {
 			a := p.NewAgent(fmt.Sprintf("agent-%d", i+1), p.gw)

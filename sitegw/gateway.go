@@ -132,21 +132,8 @@ func Enroll(ctx context.Context, c Config, token *seal.Token) (id ident.ID, err 
 	}
 	tr := link.NewTransport(pc, nil)
 	defer tr.Close() //nolint:errcheck // what was to be sent is sent
-	for _, core := range c.Cores {
-		if id, err = c.enrollAt(ctx, tr, core, token); err == nil {
-			break
-		}
-	}
-	return id, err
-}
-
-func (c *Config) enrollAt(ctx context.Context, tr *link.Transport, core string, token *seal.Token) (id ident.ID, err error) {
-	addr, err := link.Resolve(ctx, core)
-	if err != nil {
-		return id, err
-	}
-	cred, _, err := credential.Enroll(ctx, tr, addr, credential.Enrollment{
-		Dir: c.DataDir, Token: token, Kind: seal.KindGateway, Server: ident.RoleCore, Name: c.Name, Listen: c.Listen, Wall: c.Wall,
+	cred, _, err := credential.EnrollAny(ctx, tr, c.Cores, credential.Enrollment{
+		Dir: c.DataDir, Token: token, Kind: seal.KindGateway, Server: ident.RoleCore, Name: c.Name, Listen: c.Listen, Wall: c.Wall, Log: c.Log,
 	})
 	if err != nil {
 		return id, err

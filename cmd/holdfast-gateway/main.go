@@ -2,9 +2,11 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -37,6 +39,7 @@ Exit codes: 0 stopped, 1 failure, 2 bad configuration.`,
 // flags that enroll and run share.
 type flags struct {
 	dir, level, token string
+	timeout           time.Duration
 	s                 sitegw.Settings
 }
 
@@ -60,6 +63,7 @@ func enrollCommand() *cobra.Command {
 	f.add(c)
 	c.Flags().StringVar(&f.s.Name, "name", "", "name of this gateway within its site")
 	c.Flags().StringVar(&f.token, "token-file", "", "file with the enrollment token; - for standard input")
+	c.Flags().DurationVar(&f.timeout, "timeout", time.Minute, "how long to try while the core cannot be reached")
 	daemon.Require(c, "name", "listen", "core", "token-file")
 	return c
 }
@@ -73,7 +77,13 @@ func (f *flags) enroll(cmd *cobra.Command) error {
 	if err != nil {
 		return &daemon.ConfigError{Err: fmt.Errorf("token file %s: %w", f.token, err)}
 	}
-	id, err := sitegw.Enroll(cmd.Context(), sitegw.Config{Settings: f.s, DataDir: f.dir}, token)
+	log, err := daemon.Logger(cmd.ErrOrStderr(), f.level)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
+	defer cancel()
+	id, err := sitegw.Enroll(ctx, sitegw.Config{Settings: f.s, DataDir: f.dir, Log: log}, token)
 	if errors.Is(err, credential.ErrEnrolled) {
 		return &daemon.ConfigError{Err: fmt.Errorf("%w: use another directory", err)}
 	}
