@@ -246,7 +246,9 @@ func (c *Core) closePorts() error {
 		errs = append(errs, c.uplink.Close())
 	}
 	if c.apiLn != nil {
-		errs = append(errs, c.apiLn.Close())
+		if err := c.apiLn.Close(); !errors.Is(err, net.ErrClosed) { // the HTTP server closes it too
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

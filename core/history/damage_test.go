@@ -23,7 +23,7 @@ type damaged struct {
 
 func newDamaged(tb testing.TB, unsynced int) damaged {
 	tb.Helper()
-	d := damaged{opts: Options{SegmentBytes: smallSegment}, recs: testRecords(1, 7)}
+	d := damaged{opts: Options{SegmentBytes: smallSegment, FS: quickFS{}}, recs: testRecords(1, 7)}
 	d.synced = len(d.recs) - unsynced
 	s := mustOpen(tb, tb.TempDir(), d.opts)
 	mustAppend(tb, s, d.recs[:d.synced])
@@ -116,7 +116,7 @@ func TestTornTailAtEveryByte(t *testing.T) {
 // Every record but those of the newest segment is synced by the seal, without any Sync.
 func TestTornTailWithoutSync(t *testing.T) {
 	d := newDamaged(t, 0)
-	opts := Options{SegmentBytes: smallSegment}
+	opts := Options{SegmentBytes: smallSegment, FS: quickFS{}}
 	s := mustOpen(t, t.TempDir(), opts)
 	mustAppend(t, s, d.recs)
 	d.dir = copyDir(t, s.dir)
@@ -276,51 +276,6 @@ func TestForeignSegmentIsNoticed(t *testing.T) {
 			writeFile(t, filepath.Join(d.dir, filepath.Base(other.path(e))), readFile(t, other.path(e)))
 			d.wantCorrupt(t, "")
 		})
-	}
-}
-
-// Frames with good checksums in an order that no writer makes.
-func TestScanRefusesDisorder(t *testing.T) {
-	rec := func(index uint64) func(b []byte) []byte {
-		return func(b []byte) []byte {
-			r := testRecord(index, 0)
-			return appendRecord(b, 5, int64(len(b)), &r)
-		}
-	}
-	foot := func(records uint64, last uint64) func(b []byte) []byte {
-		return func(b []byte) []byte {
-			t := newTally()
-			t.add(b, Cursor{Index: last}, records)
-			return appendFooter(b, 5, int64(len(b)), t.footer())
-		}
-	}
-	for name, parts := range map[string][]func([]byte) []byte{
-		"other first record":  {rec(6)},
-		"descending":          {rec(5), rec(7), rec(6)},
-		"twice":               {rec(5), rec(5)},
-		"footer first":        {foot(0, 0)},
-		"footer miscounts":    {rec(5), rec(6), foot(1, 6)},
-		"footer ends early":   {rec(5), rec(6), foot(2, 5)},
-		"record after footer": {rec(5), foot(1, 5), rec(6)},
-		"two footers":         {rec(5), foot(1, 5), foot(1, 5)},
-	} {
-		b := encodeHeader(header{first: 5})
-		for _, part := range parts {
-			b = part(b)
-		}
-		_, err := scanSegment(bytes.NewReader(b), "file", header{first: 5}, func(int64, *Record) error { return nil })
-		if !errors.Is(err, ErrCorrupt) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-func TestScanRefusesAnothersHeader(t *testing.T) {
-	for _, h := range []header{{first: 6, prev: 3}, {first: 5, prev: 4}} {
-		_, err := scanSegment(bytes.NewReader(encodeHeader(h)), "file", header{first: 5, prev: 3}, nil)
-		if !errors.Is(err, ErrCorrupt) {
-			t.Errorf("%+v: %v", h, err)
-		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"math/rand/v2"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -19,7 +20,7 @@ type faultFS struct {
 }
 
 func newFaultFS(n int64, err error) faultFS {
-	f := faultFS{FS: osFS{}, countdown: new(atomic.Int64), err: err}
+	f := faultFS{FS: quickFS{}, countdown: new(atomic.Int64), err: err}
 	f.countdown.Store(n)
 	return f
 }
@@ -86,7 +87,7 @@ func TestEveryFailureStopsTheStore(t *testing.T) {
 		failures := 0
 		for n := int64(0); ; n++ {
 			dir := t.TempDir()
-			s, err := Open(dir, Options{SegmentBytes: smallSegment})
+			s, err := Open(dir, Options{SegmentBytes: smallSegment, FS: quickFS{}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -103,7 +104,7 @@ func TestEveryFailureStopsTheStore(t *testing.T) {
 				failures++
 				wantStopped(t, s, err, cause)
 			}
-			s = mustOpen(t, dir, Options{SegmentBytes: smallSegment})
+			s = mustOpen(t, dir, Options{SegmentBytes: smallSegment, FS: quickFS{}})
 			got, err := scanAll(s, 0)
 			if err != nil || len(got) < synced {
 				t.Fatalf("%d records and %v after restart, %d were synced", len(got), err, synced)
@@ -184,7 +185,7 @@ func TestEveryFailureOfOpen(t *testing.T) {
 
 // A disk that cannot be read is neither damage nor the end of the store.
 func TestReadErrorIsPassedOn(t *testing.T) {
-	s := mustOpen(t, t.TempDir(), Options{SegmentBytes: smallSegment})
+	s := mustOpen(t, t.TempDir(), Options{SegmentBytes: smallSegment, FS: quickFS{}})
 	recs := testRecords(1, 9)
 	mustAppend(t, s, recs)
 	for n := range int64(4) {
@@ -218,4 +219,35 @@ func TestSyncOfNothingNewLeavesTheDiskAlone(t *testing.T) {
 		}
 		fsys.fuse = -1
 	}
+}
+
+func TestCloseSyncs(t *testing.T) {
+	fsys := newMemFS()
+	s := mustOpen(t, "dir", Options{FS: fsys})
+	recs := testRecords(1, 9)
+	mustAppend(t, s, recs)
+	mustClose(t, s)
+	s = mustOpen(t, "dir", Options{FS: fsys.crash(rand.New(rand.NewPCG(1, 1)))})
+	wantStored(t, s, recs)
+}
+
+// After a failed sync the kernel may keep in memory what never reached the disk, and the next sync succeeds. A store that is opened then
+// must believe the disk.
+func TestOpenAfterAFailedSyncReadsTheDisk(t *testing.T) {
+	fsys := newMemFS()
+	s := mustOpen(t, "dir", Options{FS: fsys})
+	recs := testRecords(1, 9)
+	mustAppend(t, s, recs[:5])
+	if err := s.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	mustAppend(t, s, recs)
+	fsys.broken = true
+	wantStopped(t, s, s.Sync(), syscall.EIO)
+	fsys.broken = false
+	s = mustOpen(t, "dir", Options{FS: fsys})
+	wantStored(t, s, recs[:5])
+	mustAppend(t, s, recs)
+	mustClose(t, s)
+	wantStored(t, mustOpen(t, "dir", Options{FS: fsys.crash(rand.New(rand.NewPCG(1, 1)))}), recs)
 }

@@ -21,6 +21,20 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // smallSegment makes a segment hold a handful of test records.
 const smallSegment = 300
 
+// quickFS is the operating system's file system without waiting for the disk, for tests that end no more than the process.
+type quickFS struct{ osFS }
+
+type quickFile struct{ File }
+
+func (quickFS) SyncDir(string) error { return nil }
+func (quickFile) Sync() error        { return nil }
+func (quickFile) DropCache() error   { return nil }
+
+func (f quickFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+	file, err := f.osFS.OpenFile(name, flag, perm)
+	return quickFile{file}, err
+}
+
 var testStreams = []StreamID{{1, 0xaa}, {1, 0xbb}, {2, 0xcc}}
 
 // testRecord makes the record (index, n) in such a way that its content follows from its place.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 )
 
 // errPowerCut is what every operation returns once the power is cut.
@@ -24,6 +25,7 @@ type memFS struct {
 	names   []func(map[string]*memFile) // changes since SyncDir, oldest first
 	fuse    int                         // operations that change something until the power is cut; negative: never
 	locked  bool
+	broken  bool // a file's Sync fails and forgets what it should have written, as Linux does
 }
 
 type memFile struct {
@@ -65,6 +67,13 @@ func (m *memFS) crash(r *rand.Rand) *memFS {
 		next.files[name], next.durable[name] = f, f
 	}
 	return next
+}
+
+// kill returns the file system as the end of the process leaves it: with everything that was written.
+func (m *memFS) kill() *memFS {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &memFS{files: maps.Clone(m.files), durable: maps.Clone(m.durable), names: slices.Clone(m.names), fuse: -1}
 }
 
 type memLock struct{ m *memFS }
@@ -167,7 +176,6 @@ type memHandle struct {
 
 func (h *memHandle) Close() error         { return nil }
 func (h *memHandle) Reserve(int64) error  { return nil }
-func (h *memHandle) DropCache() error     { return nil }
 func (h *memHandle) Size() (int64, error) { return int64(len(h.f.data)), nil }
 
 func (h *memHandle) ReadAt(b []byte, offset int64) (int, error) {
@@ -181,6 +189,15 @@ func (h *memHandle) ReadAt(b []byte, offset int64) (int, error) {
 		return n, io.EOF
 	}
 	return n, nil
+}
+
+func (h *memHandle) DropCache() error {
+	h.m.mu.Lock()
+	defer h.m.mu.Unlock()
+	if len(h.f.changes) == 0 { // what is still to be written stays
+		h.f.data = bytes.Clone(h.f.durable)
+	}
+	return nil
 }
 
 // memPage is the piece of a write that reaches the disk as a whole or not at all; small, so that small tests have many.
@@ -236,6 +253,13 @@ func (h *memHandle) Sync() error {
 	if err := h.m.spend(); err != nil {
 		return err
 	}
-	h.f.durable, h.f.changes = bytes.Clone(h.f.data), nil
+	dirty := len(h.f.changes) > 0
+	h.f.changes = nil
+	switch {
+	case h.m.broken:
+		return syscall.EIO
+	case dirty:
+		h.f.durable = bytes.Clone(h.f.data)
+	}
 	return nil
 }

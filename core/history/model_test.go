@@ -131,8 +131,18 @@ func (m *machine) PowerCut(t *rapid.T) {
 	m.recount(t)
 }
 
-// recount finds out how many records survived, which must be a beginning of the log and all that was synced.
+// Kill ends the process without Close, and starts it again.
+func (m *machine) Kill(t *rapid.T) {
+	m.fs = m.fs.kill()
+	m.opts.FS = m.fs
+	m.open()
+	m.recount(t)
+}
+
+// recount finds out how many records survived, which must be a beginning of the log and all that was synced. What Open has found must
+// itself be durable.
 func (m *machine) recount(t *rapid.T) {
+	wantSameFiles(t, segmentFiles(t, m.fs.crash(m.rand), "dir"), segmentFiles(t, m.fs, "dir"))
 	got, err := scanAll(m.s, 0)
 	if err != nil {
 		t.Fatalf("scan: %v", err)
@@ -140,7 +150,7 @@ func (m *machine) recount(t *rapid.T) {
 	if len(got) < m.sure || len(got) > len(m.log) {
 		t.Fatalf("%d records survived; %d were synced, %d logged", len(got), m.sure, len(m.log))
 	}
-	m.have, m.sure = len(got), len(got) // Open made sure of what it found
+	m.have, m.sure = len(got), len(got)
 }
 
 // Check is run after each action.
@@ -167,6 +177,7 @@ func TestStoreAgainstModel(t *testing.T) {
 			"restart":   m.Restart,
 			"read":      m.Read,
 			"power cut": m.PowerCut,
+			"kill":      m.Kill,
 			"":          m.Check,
 		})
 		if err := m.s.Append(m.log[m.have:]); err != nil {
@@ -191,19 +202,19 @@ func referenceFiles(t failer, segmentBytes int64, recs []Record) map[string]stri
 	return segmentFiles(t, fsys, "dir")
 }
 
-// The same on a real disk, with batches and restarts of every regularity.
+// The same in real files, with batches and restarts of every regularity.
 func TestSegmentsAreIdenticalHoweverWritten(t *testing.T) {
 	recs := testRecords(1, 60)
 	want := referenceFiles(t, smallSegment, recs)
 	for _, batch := range []int{1, 2, 5, 17, len(recs)} {
 		for _, restart := range []int{1, 3, 1000} {
 			dir := t.TempDir()
-			s := mustOpen(t, dir, Options{SegmentBytes: smallSegment})
+			s := mustOpen(t, dir, Options{SegmentBytes: smallSegment, FS: quickFS{}})
 			for i, chunk := range slices.Collect(slices.Chunk(recs, batch)) {
 				mustAppend(t, s, chunk)
 				if i%restart == restart-1 {
 					mustClose(t, s)
-					s = mustOpen(t, dir, Options{SegmentBytes: smallSegment})
+					s = mustOpen(t, dir, Options{SegmentBytes: smallSegment, FS: quickFS{}})
 				}
 			}
 			wantSameFiles(t, segmentFiles(t, osFS{}, dir), want)

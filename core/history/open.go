@@ -143,12 +143,12 @@ func parseName(name string) (uint64, bool) {
 }
 
 // floor returns how many bytes of the newest segment are known to have been synced. The header always was, because a segment gets its
-// name only after that. A mark that is neither in the newest segment nor in the one before it shows that segments are gone.
+// name only after that; a segment without records has nothing else. A mark that is neither in the newest segment nor in the one before it shows that segments are gone.
 func (s *Store) floor(firsts []uint64, m mark) (int64, error) {
 	n := len(firsts)
 	switch {
 	case n > 0 && m.first == firsts[n-1]:
-		return m.end, nil
+		return max(m.end, headerSize), nil
 	case n > 1 && m.first == firsts[n-2], n == 1 && m.first == 0:
 		return headerSize, nil
 	case n == 0 && m.first == 0:
@@ -192,7 +192,7 @@ func (s *Store) loadNewest(first uint64, floor int64) error {
 	switch {
 	case err != nil && !errors.As(err, &broken):
 		return err
-	case broken != nil && (t.end < floor || t.end < headerSize):
+	case broken != nil && t.end < floor:
 		return broken
 	case t.end < floor:
 		return &CorruptError{File: s.path(first), Offset: t.end, Reason: fmt.Sprintf("the file ends here, but %d bytes were synced", floor)}

@@ -270,7 +270,7 @@ func TestUnknownVersionIsNamed(t *testing.T) {
 // One goroutine appends, others sync, read, scan and list. Every page must be a gapless stretch of the stream, and what an Append that
 // had returned stored must be seen.
 func TestConcurrentReaders(t *testing.T) {
-	s := mustOpen(t, t.TempDir(), Options{SegmentBytes: 4 * smallSegment})
+	s := mustOpen(t, t.TempDir(), Options{SegmentBytes: 4 * smallSegment, FS: quickFS{}})
 	recs := testRecords(1, 600)
 	var done atomic.Bool
 	var wg sync.WaitGroup

@@ -7,7 +7,7 @@
 //	Idle          server memory per idle connection, after a collection    KiB
 //	Registration  signatures checked and records committed through Raft    registrations/s
 //	Verification  one ES256 check alone                                    us
-//	MinAgent      resident memory of a minimal agent                       MiB
+//	Agent         resident memory of a minimal agent                       MiB
 //
 // What is measured runs in processes of its own, so that their CPU time and memory are theirs alone. They are the
 // calling program, started once more: a program that uses this package calls ChildMain first thing in its main (tests:

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -63,9 +62,9 @@ func TestHeartbeat(t *testing.T) {
 
 func checkHeartbeatRound(t *testing.T, r HeartbeatRound) {
 	t.Helper()
-	// What was under way at either end, once for each connection, is all that the two counts may differ by, plus what
-	// passes between reading the one and the other; a tenth is ample.
-	if diff := float64(r.Served) - float64(r.Beats); diff > 2*smokeConnections+0.1*float64(r.Beats) || -diff > 2*smokeConnections+0.1*float64(r.Beats) {
+	// The two counts are read one after the other, which on a busy machine takes its time: only a rough comparison is
+	// safe here. TestHeartbeatBenchRestsBetweenRounds compares exactly.
+	if r.Served < r.Beats/4 || r.Served > 4*r.Beats {
 		t.Errorf("server counts %d, clients count %d", r.Served, r.Beats)
 	}
 	if r.Beats < smokeConnections || r.Failed != 0 || r.Elapsed < smokeWindow {
@@ -93,18 +92,19 @@ func TestHeartbeatBenchRestsBetweenRounds(t *testing.T) {
 			t.Fatal(err)
 		}
 		checkHeartbeatRound(t, r)
-		var first, second uint64
-		if err := bench.server.Ask(t.Context(), commandCount, &first); err != nil {
+		var served uint64
+		var sent clientCounts
+		if err := bench.server.Ask(t.Context(), commandCount, &served); err != nil {
 			t.Fatal(err)
 		}
 		if err := wait(t.Context(), 20*time.Millisecond); err != nil {
 			t.Fatal(err)
 		}
-		if err := bench.server.Ask(t.Context(), commandCount, &second); err != nil {
+		if err := bench.client.Ask(t.Context(), commandCount, &sent); err != nil {
 			t.Fatal(err)
 		}
-		if first != second {
-			t.Errorf("%d heartbeats after the round", second-first)
+		if served != sent.Completed || sent.Failed != 0 {
+			t.Errorf("at rest the server has served %d heartbeats, later the clients have sent %+v", served, sent)
 		}
 	}
 }
@@ -185,50 +185,6 @@ func TestVerifyFindsForgeries(t *testing.T) {
 	if record.verify() {
 		t.Error("changed record is accepted")
 	}
-}
-
-func TestAgent(t *testing.T) {
-	binary, err := BuildAgent(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := DefaultAgent(binary)
-	cfg.Interval, cfg.Settle = 10*time.Millisecond, 100*time.Millisecond
-	res, err := Agent(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if res.Memory.RSS < 1<<20 || res.Memory.RSS > 64<<20 || res.BinaryBytes < 1<<20 || res.StartCPU <= 0 {
-		t.Errorf("%+v", res)
-	}
-	if res.Beats < 2 || res.Beats > 100 {
-		t.Errorf("%d heartbeats in 100 ms at 10 ms", res.Beats)
-	}
-}
-
-func TestAgentThatDoesNotRun(t *testing.T) {
-	script := filepath.Join(t.TempDir(), "agent")
-	if err := os.WriteFile(script, []byte("#!/bin/sh\necho no luck >&2\nexit 3\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	_, err := Agent(t.Context(), DefaultAgent(script))
-	if exit := exitCode(err); exit != 3 {
-		t.Errorf("%v, want exit code 3", err)
-	}
-	if _, err := Agent(t.Context(), DefaultAgent(script+"-absent")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("%v, want os.ErrNotExist", err)
-	}
-}
-
-// exitCode returns the exit code that err carries, or -1.
-func exitCode(err error) int {
-	if e, ok := errors.AsType[interface {
-		error
-		ExitCode() int
-	}](err); ok {
-		return e.ExitCode()
-	}
-	return -1
 }
 
 func TestConfigurationsThatMakeNoSense(t *testing.T) {

@@ -76,10 +76,10 @@ func (s *idleServer) echoAll(stream io.ReadWriter) {
 		if err != nil {
 			return
 		}
+		s.exchanges.Add(1) // before the echo, which the client may act on
 		if _, err := stream.Write(b[:n]); err != nil {
 			return
 		}
-		s.exchanges.Add(1)
 	}
 }
 

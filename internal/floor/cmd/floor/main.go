@@ -177,21 +177,27 @@ func registration(ctx context.Context, o *options, nodes int) ([]floor.Figure, e
 	return r.Figures(), nil
 }
 
-func agent(ctx context.Context, o *options) (figures []floor.Figure, err error) {
-	binary := o.agent
-	if binary == "" {
-		dir, err := os.MkdirTemp("", "holdfast-floor-")
-		if err != nil {
-			return nil, fmt.Errorf("directory for the smallest agent: %w", err)
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-		if binary, err = floor.BuildAgent(ctx, dir); err != nil {
-			return nil, err
-		}
+func agent(ctx context.Context, o *options) ([]floor.Figure, error) {
+	if o.agent == "" {
+		return builtAgent(ctx)
 	}
-	r, err := floor.Agent(ctx, floor.DefaultAgent(binary))
+	r, err := floor.Agent(ctx, floor.DefaultAgent(o.agent))
 	if err != nil {
 		return nil, err
 	}
 	return r.Figures(), nil
+}
+
+// builtAgent measures the smallest agent as it is in the source tree.
+func builtAgent(ctx context.Context) (figures []floor.Figure, err error) {
+	dir, err := os.MkdirTemp("", "holdfast-floor-")
+	if err != nil {
+		return nil, fmt.Errorf("directory for the smallest agent: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	binary, err := floor.BuildAgent(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	return agent(ctx, &options{agent: binary})
 }
