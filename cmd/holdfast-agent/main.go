@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/holdfast-edge/holdfast/agent"
 	"github.com/holdfast-edge/holdfast/internal/daemon"
@@ -16,24 +16,20 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-func main() {
-	os.Exit(daemon.Main(root(), func(err error) bool { return errors.Is(err, agent.ErrConfig) }))
-}
+func main() { os.Exit(program().Main()) }
 
-func root() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "holdfast-agent",
-		Short: "The agent of a device: proves its identity, reports its hardware, keeps a live connection",
-		Long: `The agent of a device.
+func program() *daemon.Program {
+	return &daemon.Program{
+		Name: "holdfast-agent",
+		Long: `The agent of a device: proves its identity, reports its hardware, keeps a live connection.
 
 Every flag can be set by the environment: --state-dir by HOLDFAST_STATE_DIR, and so on. Flags win over the environment, and
 the environment over agent.yaml in the state directory.
 
-Exit codes: 0 stopped, 1 failure, 2 bad configuration, 77 retired (not used yet).`,
-		Version: daemon.Version(),
+Exit codes: 0 stopped, 1 failure, 2 bad configuration.`,
+		Commands: []daemon.Command{enrollCommand(), runCommand()},
+		IsConfig: func(err error) bool { return errors.Is(err, agent.ErrConfig) },
 	}
-	c.AddCommand(enrollCommand(), runCommand())
-	return c
 }
 
 // flags that enroll and run share.
@@ -43,32 +39,29 @@ type flags struct {
 	s                 agent.Settings
 }
 
-func (f *flags) add(c *cobra.Command) {
-	fs := c.Flags()
+func (f *flags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.dir, "state-dir", "", "state directory of this device's agent")
 	fs.StringSliceVar(&f.s.Gateways, "gateway", nil, "host:port (UDP) of a gateway (repeatable)")
 	fs.StringToStringVar(&f.s.Tags, "tag", nil, "tag of this device, k=v (repeatable)")
 	fs.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
-	daemon.Require(c, "state-dir")
 }
 
-func enrollCommand() *cobra.Command {
+func enrollCommand() daemon.Command {
 	var f flags
-	c := &cobra.Command{
-		Use:   "enroll --state-dir S --gateway L --token-file T [--tag k=v]...",
-		Short: "Get this device its identity",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return f.enroll(cmd) },
+	return daemon.Command{
+		Name: "enroll", Use: "enroll --state-dir S --gateway L --token-file T [--tag k=v]...", Short: "Get this device its identity",
+		Flags: func(fs *pflag.FlagSet) {
+			f.add(fs)
+			fs.StringVar(&f.token, "token-file", "", "file with the enrollment token; - for standard input")
+			fs.DurationVar(&f.timeout, "timeout", time.Minute, "how long to try while the gateway or the core cannot be reached")
+		},
+		Required: []string{"state-dir", "gateway", "token-file"},
+		Run:      f.enroll,
 	}
-	f.add(c)
-	c.Flags().StringVar(&f.token, "token-file", "", "file with the enrollment token; - for standard input")
-	c.Flags().DurationVar(&f.timeout, "timeout", time.Minute, "how long to try while the gateway or the core cannot be reached")
-	daemon.Require(c, "gateway", "token-file")
-	return c
 }
 
-func (f *flags) enroll(cmd *cobra.Command) error {
-	text, err := daemon.ReadSecret(f.token, cmd.InOrStdin())
+func (f *flags) enroll(ctx context.Context, env daemon.Env) error {
+	text, err := daemon.ReadSecret(f.token, env.In)
 	if err != nil {
 		return err
 	}
@@ -76,11 +69,11 @@ func (f *flags) enroll(cmd *cobra.Command) error {
 	if err != nil {
 		return &daemon.ConfigError{Err: fmt.Errorf("token file %s: %w", f.token, err)}
 	}
-	log, err := daemon.Logger(cmd.ErrOrStderr(), f.level)
+	log, err := daemon.Logger(env.Err, f.level)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	id, err := agent.Enroll(ctx, agent.Config{Settings: f.s, StateDir: f.dir, BuildTime: daemon.BuildTime(), Log: log}, token)
 	if errors.Is(err, credential.ErrEnrolled) {
@@ -89,23 +82,18 @@ func (f *flags) enroll(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "Enrolled as %s.\n\nNext:\n  holdfast-agent run --state-dir %s\n", id, f.dir)
+	fmt.Fprintf(env.Out, "Enrolled as %s.\n\nNext:\n  holdfast-agent run --state-dir %s\n", id, f.dir)
 	return nil
 }
 
-func runCommand() *cobra.Command {
+func runCommand() daemon.Command {
 	var f flags
-	c := &cobra.Command{
-		Use:   "run --state-dir S",
-		Short: "Run this device's agent",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	return daemon.Command{
+		Name: "run", Use: "run --state-dir S", Short: "Run this device's agent", Flags: f.add, Required: []string{"state-dir"}, Run: f.run,
 	}
-	f.add(c)
-	return c
 }
 
-func (f *flags) run(cmd *cobra.Command) error {
+func (f *flags) run(ctx context.Context, env daemon.Env) error {
 	s, err := agent.LoadSettings(f.dir)
 	if err != nil {
 		return err
@@ -113,10 +101,10 @@ func (f *flags) run(cmd *cobra.Command) error {
 	if len(f.s.Gateways) > 0 {
 		s.Gateways = f.s.Gateways
 	}
-	if cmd.Flags().Changed("tag") {
+	if env.Flags.Changed("tag") {
 		s.Tags = f.s.Tags
 	}
-	log, err := daemon.Logger(cmd.ErrOrStderr(), f.level)
+	log, err := daemon.Logger(env.Err, f.level)
 	if err != nil {
 		return err
 	}
@@ -126,5 +114,5 @@ func (f *flags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	return daemon.Serve(cmd.Context(), a.Run)
+	return daemon.Serve(ctx, a.Run)
 }

@@ -8,7 +8,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/holdfast-edge/holdfast/internal/daemon"
 	"github.com/holdfast-edge/holdfast/sitegw"
@@ -16,24 +16,20 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-func main() {
-	os.Exit(daemon.Main(root(), func(err error) bool { return errors.Is(err, sitegw.ErrConfig) }))
-}
+func main() { os.Exit(program().Main()) }
 
-func root() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "holdfast-gateway",
-		Short: "The gateway of a plant: terminates the devices' sessions and speaks for them with the core",
-		Long: `The gateway of a plant.
+func program() *daemon.Program {
+	return &daemon.Program{
+		Name: "holdfast-gateway",
+		Long: `The gateway of a plant: terminates the devices' sessions and speaks for them with the core.
 
 Every flag can be set by the environment: --data-dir by HOLDFAST_DATA_DIR, and so on. Flags win over the environment, and
 the environment over gateway.yaml in the data directory.
 
 Exit codes: 0 stopped, 1 failure, 2 bad configuration.`,
-		Version: daemon.Version(),
+		Commands: []daemon.Command{enrollCommand(), runCommand()},
+		IsConfig: func(err error) bool { return errors.Is(err, sitegw.ErrConfig) },
 	}
-	c.AddCommand(enrollCommand(), runCommand())
-	return c
 }
 
 // flags that enroll and run share.
@@ -43,33 +39,30 @@ type flags struct {
 	s                 sitegw.Settings
 }
 
-func (f *flags) add(c *cobra.Command) {
-	fs := c.Flags()
+func (f *flags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.dir, "data-dir", "", "data directory of this gateway")
 	fs.StringVar(&f.s.Listen, "listen", "", "host:port (UDP) where agents reach this gateway")
 	fs.StringSliceVar(&f.s.Cores, "core", nil, "host:port (UDP) of a core node's uplink (repeatable)")
 	fs.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
-	daemon.Require(c, "data-dir")
 }
 
-func enrollCommand() *cobra.Command {
+func enrollCommand() daemon.Command {
 	var f flags
-	c := &cobra.Command{
-		Use:   "enroll --data-dir G --name gw-a --listen L --core U --token-file T",
-		Short: "Get this gateway its identity",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return f.enroll(cmd) },
+	return daemon.Command{
+		Name: "enroll", Use: "enroll --data-dir G --name gw-a --listen L --core U --token-file T", Short: "Get this gateway its identity",
+		Flags: func(fs *pflag.FlagSet) {
+			f.add(fs)
+			fs.StringVar(&f.s.Name, "name", "", "name of this gateway within its site")
+			fs.StringVar(&f.token, "token-file", "", "file with the enrollment token; - for standard input")
+			fs.DurationVar(&f.timeout, "timeout", time.Minute, "how long to try while the core cannot be reached")
+		},
+		Required: []string{"data-dir", "name", "listen", "core", "token-file"},
+		Run:      f.enroll,
 	}
-	f.add(c)
-	c.Flags().StringVar(&f.s.Name, "name", "", "name of this gateway within its site")
-	c.Flags().StringVar(&f.token, "token-file", "", "file with the enrollment token; - for standard input")
-	c.Flags().DurationVar(&f.timeout, "timeout", time.Minute, "how long to try while the core cannot be reached")
-	daemon.Require(c, "name", "listen", "core", "token-file")
-	return c
 }
 
-func (f *flags) enroll(cmd *cobra.Command) error {
-	text, err := daemon.ReadSecret(f.token, cmd.InOrStdin())
+func (f *flags) enroll(ctx context.Context, env daemon.Env) error {
+	text, err := daemon.ReadSecret(f.token, env.In)
 	if err != nil {
 		return err
 	}
@@ -77,11 +70,11 @@ func (f *flags) enroll(cmd *cobra.Command) error {
 	if err != nil {
 		return &daemon.ConfigError{Err: fmt.Errorf("token file %s: %w", f.token, err)}
 	}
-	log, err := daemon.Logger(cmd.ErrOrStderr(), f.level)
+	log, err := daemon.Logger(env.Err, f.level)
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
+	ctx, cancel := context.WithTimeout(ctx, f.timeout)
 	defer cancel()
 	id, err := sitegw.Enroll(ctx, sitegw.Config{Settings: f.s, DataDir: f.dir, Log: log}, token)
 	if errors.Is(err, credential.ErrEnrolled) {
@@ -90,23 +83,18 @@ func (f *flags) enroll(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(cmd.OutOrStdout(), "Enrolled as %s.\n\nNext:\n  holdfast-gateway run --data-dir %s\n", id, f.dir)
+	fmt.Fprintf(env.Out, "Enrolled as %s.\n\nNext:\n  holdfast-gateway run --data-dir %s\n", id, f.dir)
 	return nil
 }
 
-func runCommand() *cobra.Command {
+func runCommand() daemon.Command {
 	var f flags
-	c := &cobra.Command{
-		Use:   "run --data-dir G",
-		Short: "Run this gateway",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	return daemon.Command{
+		Name: "run", Use: "run --data-dir G", Short: "Run this gateway", Flags: f.add, Required: []string{"data-dir"}, Run: f.run,
 	}
-	f.add(c)
-	return c
 }
 
-func (f *flags) run(cmd *cobra.Command) error {
+func (f *flags) run(ctx context.Context, env daemon.Env) error {
 	s, err := sitegw.LoadSettings(f.dir)
 	if err != nil {
 		return err
@@ -117,7 +105,7 @@ func (f *flags) run(cmd *cobra.Command) error {
 	if len(f.s.Cores) > 0 {
 		s.Cores = f.s.Cores
 	}
-	log, err := daemon.Logger(cmd.ErrOrStderr(), f.level)
+	log, err := daemon.Logger(env.Err, f.level)
 	if err != nil {
 		return err
 	}
@@ -125,5 +113,5 @@ func (f *flags) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	return daemon.Serve(cmd.Context(), g.Run)
+	return daemon.Serve(ctx, g.Run)
 }

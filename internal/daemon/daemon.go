@@ -4,20 +4,15 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"strings"
-	"syscall"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"golang.org/x/term"
 )
 
@@ -28,9 +23,6 @@ const (
 	ExitConfig  = 2
 )
 
-// EnvPrefix is put before a flag's name, in capitals and with '_' for '-', to make its environment variable.
-const EnvPrefix = "HOLDFAST_"
-
 // A ConfigError is a mistake in what the operator wrote: the program ends with ExitConfig.
 type ConfigError struct{ Err error }
 
@@ -39,80 +31,6 @@ func (e *ConfigError) Error() string { return e.Err.Error() }
 
 // Unwrap is the mistake.
 func (e *ConfigError) Unwrap() error { return e.Err }
-
-// Main runs a program's root command with signals and returns its exit code. isConfig recognises further mistakes of
-// configuration.
-func Main(root *cobra.Command, isConfig func(error) bool) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	// A second signal ends the program at once.
-	context.AfterFunc(ctx, stop)
-	root.SilenceErrors, root.SilenceUsage = true, true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &ConfigError{err} })
-	bindAll(root)
-	err := root.ExecuteContext(ctx)
-	if err == nil {
-		return ExitOK
-	}
-	fmt.Fprintf(root.ErrOrStderr(), "%s: %v\n", root.Name(), err)
-	var c *ConfigError
-	if errors.As(err, &c) || isConfig(err) {
-		return ExitConfig
-	}
-	return ExitFailure
-}
-
-// bindAll makes every command take its unset flags from the environment before it runs.
-func bindAll(c *cobra.Command) {
-	run := c.RunE
-	if run != nil {
-		c.RunE = func(cmd *cobra.Command, args []string) error {
-			if err := fromEnv(cmd.Flags()); err != nil {
-				return err
-			}
-			if err := required(cmd.Flags()); err != nil {
-				return err
-			}
-			return run(cmd, args)
-		}
-	}
-	for _, sub := range c.Commands() {
-		bindAll(sub)
-	}
-}
-
-func fromEnv(fs *pflag.FlagSet) (err error) {
-	fs.VisitAll(func(f *pflag.Flag) {
-		name := EnvPrefix + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
-		v, ok := os.LookupEnv(name)
-		if !ok || f.Changed || f.Name == "help" || err != nil {
-			return
-		}
-		if e := fs.Set(f.Name, v); e != nil {
-			err = &ConfigError{fmt.Errorf("environment variable %s: %w", name, e)}
-		}
-	})
-	return err
-}
-
-const requiredMark = "holdfast_required"
-
-// Require marks a flag as one that must be given, by flag or environment.
-func Require(c *cobra.Command, names ...string) {
-	for _, n := range names {
-		f := c.Flags().Lookup(n)
-		f.Annotations = map[string][]string{requiredMark: nil}
-	}
-}
-
-func required(fs *pflag.FlagSet) (err error) {
-	fs.VisitAll(func(f *pflag.Flag) {
-		if _, must := f.Annotations[requiredMark]; must && !f.Changed && err == nil {
-			err = &ConfigError{fmt.Errorf("--%s is required", f.Name)}
-		}
-	})
-	return err
-}
 
 // Logger writes to w: text on a terminal, JSON otherwise, from the given level on (debug, info, warn, error).
 func Logger(w io.Writer, level string) (*slog.Logger, error) {
