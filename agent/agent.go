@@ -162,6 +162,9 @@ func (c *Config) enrolled(cred *credential.Credential, out *wire.Enrolled) error
 	if err := st.Told(time.Duration(out.IntervalMS)*time.Millisecond, 0); err != nil {
 		return err
 	}
+	if err := st.RaiseFloor(cred.Certificate().Leaf.NotBefore); err != nil {
+		return err
+	}
 	s := c.Settings
 	for _, g := range out.Gateways {
 		if config.CheckAddr(g) == nil && !slices.Contains(s.Gateways, g) {

@@ -185,9 +185,7 @@ func TestProposalsDuringFailoverAreNeverLostOrWronglyRefused(t *testing.T) {
 		wg.Wait()
 		w.net.isolate(old.id, false)
 
-		next := w.leader(trio...)
-		index, err := next.ReadBarrier(t.Context())
-		check(t, err)
+		next, index := w.readAnywhere(trio...)
 		w.caughtUp(index, trio...)
 		applied := map[string]bool{}
 		for _, c := range next.sm.commands() {
@@ -266,6 +264,34 @@ func TestLeadershipEndsAtTheLeaderThatIsCutOff(t *testing.T) {
 			if lost := n.LastContact > 0; lost != (n.ID == old.id) {
 				t.Errorf("%s: last contact %v ago", n.ID, n.LastContact)
 			}
+		}
+	})
+}
+
+// Between losing the majority and noticing it, a leader must not confirm reads from what it knows.
+func TestReadsAskTheMajority(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.found(trio...)
+		w.start(trio...)
+		defer w.stopAll()
+		old := w.leader(trio...)
+		w.propose(old, "a")
+		w.net.isolate(old.id, true)
+		synctest.Wait() // heartbeats that are under way have failed
+		if _, isLeader := old.Leader(); !isLeader {
+			t.Fatal("the node noticed at once, so that this test proves nothing")
+		}
+		if _, err := old.ReadBarrier(t.Context()); !errors.Is(err, ErrNotLeader) {
+			t.Fatalf("a read without a majority: %v", err)
+		}
+	})
+}
+
+func TestLeaderThatRefusesDoesNotNameItself(t *testing.T) {
+	oneNode(t, Tuning{}, func(w *world, n *node) {
+		if hint := n.notLeader(); *hint != (NotLeaderError{}) {
+			w.t.Errorf("whoever asks is sent in a circle: %+v", hint)
 		}
 	})
 }

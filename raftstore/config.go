@@ -3,7 +3,6 @@ package raftstore
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -106,25 +105,25 @@ func (c *Config) validateIdentity() error {
 
 // validate checks what Open needs, after withDefaults.
 func (c *Config) validate() error {
-	var missing error
+	var problem string
 	switch {
 	case c.Listener == nil:
-		missing = errors.New("Listener is nil")
+		problem = "Listener is nil"
 	case c.Dial == nil:
-		missing = errors.New("Dial is nil")
+		problem = "Dial is nil"
 	case c.ServerTLS == nil || c.ServerTLS.ClientAuth != tls.RequireAndVerifyClientCert:
-		missing = errors.New("ServerTLS is nil or does not demand a client certificate")
+		problem = "ServerTLS is nil or does not demand a client certificate"
 	case c.ClientTLS == nil:
-		missing = errors.New("ClientTLS is nil")
+		problem = "ClientTLS is nil"
 	case c.HeartbeatTimeout < 20*time.Millisecond || c.ElectionTimeout < c.HeartbeatTimeout:
-		missing = errors.New("HeartbeatTimeout is under 20 ms, or ElectionTimeout is shorter than it")
+		problem = "HeartbeatTimeout is under 20 ms, or ElectionTimeout is shorter than it"
 	case c.SnapshotInterval < 5*time.Millisecond || c.HandshakeTimeout < 0:
-		missing = errors.New("SnapshotInterval is under 5 ms, or HandshakeTimeout is negative")
+		problem = "SnapshotInterval is under 5 ms, or HandshakeTimeout is negative"
 	case c.InFlight < 1 || c.InFlight > maxInFlight || c.QueueLength < 1:
-		missing = errors.New("InFlight is outside 1..16, or QueueLength is negative")
+		problem = "InFlight is outside 1..16, or QueueLength is negative"
 	}
-	if missing != nil {
-		return fmt.Errorf("%w: %w", ErrConfig, missing)
+	if problem != "" {
+		return fmt.Errorf("%w: %s", ErrConfig, problem)
 	}
 	return c.validateIdentity()
 }

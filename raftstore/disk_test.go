@@ -17,7 +17,7 @@ import (
 )
 
 // oneNode runs f on a cluster of one that was just founded.
-func oneNode(t *testing.T, tune Tuning, f func(t *testing.T, w *world, n *node)) {
+func oneNode(t *testing.T, tune Tuning, f func(w *world, n *node)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -25,7 +25,7 @@ func oneNode(t *testing.T, tune Tuning, f func(t *testing.T, w *world, n *node))
 		w.found("core-1")
 		w.start("core-1")
 		defer w.stopAll()
-		f(t, w, w.leader("core-1"))
+		f(w, w.leader("core-1"))
 	})
 }
 
@@ -33,7 +33,8 @@ func oneNode(t *testing.T, tune Tuning, f func(t *testing.T, w *world, n *node))
 var manual = Tuning{SnapshotThreshold: 1 << 40, TrailingLogs: 2}
 
 func TestRestartKeepsEverything(t *testing.T) {
-	oneNode(t, Tuning{}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{}, func(w *world, n *node) {
+		t := w.t
 		last := w.propose(n, numbered("c", 50)...)
 		want := n.sm.all()
 		w.stop("core-1")
@@ -46,7 +47,8 @@ func TestRestartKeepsEverything(t *testing.T) {
 }
 
 func TestRestartFromSnapshotAndLog(t *testing.T) {
-	oneNode(t, manual, func(t *testing.T, w *world, n *node) {
+	oneNode(t, manual, func(w *world, n *node) {
+		t := w.t
 		w.propose(n, numbered("a", 20)...)
 		check(t, n.Snapshot())
 		last := w.propose(n, numbered("b", 20)...)
@@ -64,7 +66,8 @@ func TestRestartFromSnapshotAndLog(t *testing.T) {
 
 // What is acknowledged is on the disk: a copy of the directory, made while the node runs, is what a power cut leaves.
 func TestAcknowledgedSurvivesWithoutShutdown(t *testing.T) {
-	oneNode(t, manual, func(t *testing.T, w *world, n *node) {
+	oneNode(t, manual, func(w *world, n *node) {
+		t := w.t
 		w.propose(n, numbered("a", 30)...)
 		check(t, n.Snapshot())
 		last := w.propose(n, numbered("b", 30)...)
@@ -85,7 +88,8 @@ func TestAcknowledgedSurvivesWithoutShutdown(t *testing.T) {
 }
 
 func TestSnapshotsAreTakenByThemselves(t *testing.T) {
-	oneNode(t, Tuning{SnapshotThreshold: 20, SnapshotInterval: time.Second, TrailingLogs: 5}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{SnapshotThreshold: 20, SnapshotInterval: time.Second, TrailingLogs: 5}, func(w *world, n *node) {
+		t := w.t
 		w.propose(n, numbered("a", 50)...)
 		<-time.After(3 * time.Second)
 		first, err := n.log.FirstIndex()
@@ -115,18 +119,18 @@ func TestBootstrapOnlyOnce(t *testing.T) {
 }
 
 // flip changes one bit of the file at path, in the last place where needle occurs, off bytes behind its start.
-func flip(t *testing.T, path string, needle []byte, off int) {
-	t.Helper()
+func flip(tb testing.TB, path string, needle []byte, off int) {
+	tb.Helper()
 	b, err := os.ReadFile(path)
-	check(t, err)
+	check(tb, err)
 	at := bytes.LastIndex(b, needle)
 	if at < 0 {
-		t.Fatalf("%q is not in %s", needle, path)
+		tb.Fatalf("%q is not in %s", needle, path)
 	}
 	for ; at >= 0; at = bytes.LastIndex(b[:at], needle) { // bbolt may keep copies on free pages
 		b[at+off] ^= 4
 	}
-	check(t, os.WriteFile(path, b, 0o600))
+	check(tb, os.WriteFile(path, b, 0o600))
 }
 
 func (w *world) wantOpenError(id string, target error) error {
@@ -141,7 +145,8 @@ func (w *world) wantOpenError(id string, target error) error {
 }
 
 func TestDamagedLogEntryIsRefused(t *testing.T) {
-	oneNode(t, Tuning{}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{}, func(w *world, n *node) {
+		t := w.t
 		index := w.propose(n, "a", "a rather unusual command")
 		w.propose(n, "b")
 		w.stop("core-1")
@@ -169,6 +174,36 @@ func TestDamagedTermIsRefused(t *testing.T) {
 	check(t, log.Close())
 }
 
+// What raft would answer with a panic never comes back to it; see sealedLog.
+func TestFaultsThatRaftWouldNotSurviveDoNotReachIt(t *testing.T) {
+	log, err := openLog(filepath.Join(t.TempDir(), logFile))
+	check(t, err)
+	check(t, log.bolt.StoreLog(&raft.Log{Index: 1, Term: 1})) // without a seal
+	var fatal []error
+	halts := 0
+	log.fail, log.halted = func(err error) { fatal = append(fatal, err) }, func() { halts++ }
+
+	comesBack := func(f func()) bool {
+		back := false
+		<-closedAfter(func() { f(); back = true })
+		return back
+	}
+	var row raft.Log
+	if comesBack(func() { _ = log.GetLog(1, &row) }) {
+		t.Error("a damaged row was handed out")
+	}
+	if !comesBack(func() { wantError(t, log.GetLog(2, &row), raft.ErrLogNotFound) }) {
+		t.Error("a row that is not there is no fault")
+	}
+	check(t, log.Close())
+	if comesBack(func() { _ = log.SetUint64([]byte("CurrentTerm"), 2) }) {
+		t.Error("raft was told nothing of a term that is not on the disk")
+	}
+	if len(fatal) != 2 || !errors.Is(fatal[0], ErrCorrupt) || !errors.Is(fatal[1], ErrStorage) || halts != 2 {
+		t.Errorf("errors %v, %d halts", fatal, halts)
+	}
+}
+
 func TestScanFindsGaps(t *testing.T) {
 	log, err := openLog(filepath.Join(t.TempDir(), logFile))
 	check(t, err)
@@ -191,7 +226,8 @@ func TestScanFindsGaps(t *testing.T) {
 // Whatever bit of the file flips, the node either starts with the state it had or refuses to start; it never crashes and
 // never starts with another one.
 func TestAnyDamagedByteOfTheLogFile(t *testing.T) {
-	oneNode(t, Tuning{}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{}, func(w *world, n *node) {
+		t := w.t
 		want := numbered("c", 12)
 		last := w.propose(n, want...)
 		w.stop("core-1")
@@ -231,10 +267,10 @@ func (w *world) opensWith(id string, want []string, last uint64) bool {
 	return true
 }
 
-func snapshotFiles(t *testing.T, dir, name string) []string {
-	t.Helper()
+func snapshotFiles(tb testing.TB, dir, name string) []string {
+	tb.Helper()
 	files, err := filepath.Glob(filepath.Join(dir, "snapshots", "*", name))
-	check(t, err)
+	check(tb, err)
 	slices.Sort(files)
 	return files
 }
@@ -242,7 +278,8 @@ func snapshotFiles(t *testing.T, dir, name string) []string {
 func TestDamagedSnapshotFallsBackOnTheOneBefore(t *testing.T) {
 	tune := manual
 	tune.TrailingLogs = 1000 // the log reaches back behind both snapshots
-	oneNode(t, tune, func(t *testing.T, w *world, n *node) {
+	oneNode(t, tune, func(w *world, n *node) {
+		t := w.t
 		w.propose(n, numbered("a", 20)...)
 		check(t, n.Snapshot())
 		w.propose(n, numbered("b", 20)...)
@@ -264,7 +301,8 @@ func TestDamagedSnapshotFallsBackOnTheOneBefore(t *testing.T) {
 }
 
 func TestDamagedSnapshotWithoutLogBehindItIsRefused(t *testing.T) {
-	oneNode(t, manual, func(t *testing.T, w *world, n *node) {
+	oneNode(t, manual, func(w *world, n *node) {
+		t := w.t
 		w.propose(n, numbered("a", 20)...)
 		check(t, n.Snapshot())
 		w.propose(n, numbered("b", 20)...)
@@ -283,17 +321,29 @@ func TestDamagedSnapshotWithoutLogBehindItIsRefused(t *testing.T) {
 	})
 }
 
+// outdated cannot read snapshots with a "new" command.
 type outdated struct{ ledger }
 
 var errOutdated = errors.New("snapshot of a later version")
 
-func (*outdated) Restore(io.Reader) error { return errOutdated }
+func (o *outdated) Restore(r io.Reader) error {
+	if err := o.ledger.Restore(r); err != nil {
+		return err
+	}
+	if slices.Contains(o.commands(), "new") {
+		return errOutdated
+	}
+	return nil
+}
 
 func TestSnapshotThatTheStateMachineRefusesIsNotPassedOver(t *testing.T) {
 	tune := manual
 	tune.TrailingLogs = 1000
-	oneNode(t, tune, func(t *testing.T, w *world, n *node) {
-		w.propose(n, "a")
+	oneNode(t, tune, func(w *world, n *node) {
+		t := w.t
+		w.propose(n, "old")
+		check(t, n.Snapshot())
+		w.propose(n, "new")
 		check(t, n.Snapshot())
 		w.stop("core-1")
 		_, err := Open(w.config("core-1"), &outdated{})
@@ -302,7 +352,8 @@ func TestSnapshotThatTheStateMachineRefusesIsNotPassedOver(t *testing.T) {
 }
 
 func TestSecondProcessIsKeptOut(t *testing.T) {
-	oneNode(t, Tuning{}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{}, func(w *world, n *node) {
+		t := w.t
 		cfg := w.config("core-1")
 		_, err := Open(cfg, &ledger{})
 		if err == nil {
@@ -314,12 +365,14 @@ func TestSecondProcessIsKeptOut(t *testing.T) {
 	})
 }
 
-// A row keeps its place: an entry that was written for another index is not taken.
-func TestSealNamesTheIndex(t *testing.T) {
+// An entry that was written for another index, or as another type, is not taken.
+func TestSealCoversWhatRaftReliesOn(t *testing.T) {
 	l := &raft.Log{Index: 7, Term: 1, Data: binary.BigEndian.AppendUint64(nil, 1)}
 	l.Extensions = sealOf(l)
 	check(t, checkSeal(l, 7))
 	wantError(t, checkSeal(l, 8), ErrCorrupt)
-	l.Extensions = nil
+	l.Type = raft.LogConfiguration
+	wantError(t, checkSeal(l, 7), ErrCorrupt)
+	l.Type, l.Extensions = raft.LogCommand, nil
 	wantError(t, checkSeal(l, 7), ErrCorrupt)
 }

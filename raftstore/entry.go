@@ -65,8 +65,8 @@ func (e *entry) encodedLen() int {
 func appendEntry(b []byte, e *entry) []byte {
 	start := len(b)
 	b = append(b, entryFormat, 0, 0, 0, 0)
-	b = binary.BigEndian.AppendUint64(b, uint64(e.timeMS)) //nolint:gosec // clampTime keeps it within 0..maxLogTime
-	b = binary.BigEndian.AppendUint16(b, uint16(len(e.commands)))
+	b = binary.BigEndian.AppendUint64(b, uint64(e.timeMS))        //nolint:gosec // clampTime keeps it within 0..maxLogTime
+	b = binary.BigEndian.AppendUint16(b, uint16(len(e.commands))) //nolint:gosec // at most maxEntryCommands
 	for _, c := range e.commands {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(c))) //nolint:gosec // at most MaxCommand
 		b = append(b, c...)

@@ -10,10 +10,10 @@ import (
 
 var samplePos = position{index: 0x0102, term: 3, timeMS: 1_700_000_000_123}
 
-func seal(t testing.TB, content []byte) []byte {
-	t.Helper()
+func seal(tb testing.TB, content []byte) []byte {
+	tb.Helper()
 	var b bytes.Buffer
-	check(t, writeEnvelope(&b, samplePos, func(w io.Writer) error { _, err := w.Write(content); return err }))
+	check(tb, writeEnvelope(&b, samplePos, func(w io.Writer) error { _, err := w.Write(content); return err }))
 	return b.Bytes()
 }
 
@@ -64,13 +64,15 @@ func TestEnvelopeBitFlips(t *testing.T) {
 
 func TestEnvelopePassesErrorsOn(t *testing.T) {
 	sealed := seal(t, []byte("some content"))
-	_, _, err := unseal(iotest.TimeoutReader(iotest.OneByteReader(bytes.NewReader(sealed))))
-	wantError(t, err, iotest.ErrTimeout)
-	if errors.Is(err, ErrCorrupt) {
-		t.Error("an error of the disk counts as damage, so that the snapshot would be passed over for ever")
+	for n := range sealed {
+		_, _, err := unseal(io.MultiReader(bytes.NewReader(sealed[:n]), iotest.ErrReader(iotest.ErrTimeout)))
+		wantError(t, err, iotest.ErrTimeout)
+		if errors.Is(err, ErrCorrupt) {
+			t.Errorf("an error of the disk after %d bytes counts as damage, so that the snapshot would be passed over for ever", n)
+		}
 	}
 	broken := errors.New("disk full")
-	err = writeEnvelope(io.Discard, samplePos, func(io.Writer) error { return broken })
+	err := writeEnvelope(io.Discard, samplePos, func(io.Writer) error { return broken })
 	wantError(t, err, broken)
 }
 

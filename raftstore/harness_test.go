@@ -2,19 +2,12 @@ package raftstore
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
-	"net"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -98,156 +91,6 @@ type ledgerSnapshot []ledgerRow
 func (s ledgerSnapshot) Persist(w io.Writer) error { return json.NewEncoder(w).Encode(s) }
 func (ledgerSnapshot) Release()                    {}
 
-// memNet is a network of pipes between named hosts. A host that is cut reaches nobody and is reached by nobody.
-type memNet struct {
-	mu        sync.Mutex
-	listeners map[string]*memListener
-	conns     map[*memConn]struct{}
-	cut       map[string]bool
-}
-
-func newMemNet() *memNet {
-	return &memNet{listeners: make(map[string]*memListener), conns: make(map[*memConn]struct{}), cut: make(map[string]bool)}
-}
-
-type memListener struct {
-	net   *memNet
-	addr  peerAddr
-	queue chan net.Conn
-	once  sync.Once
-	done  chan struct{}
-}
-
-type memConn struct {
-	net.Conn
-	net           *memNet
-	local, remote peerAddr
-}
-
-func (c *memConn) LocalAddr() net.Addr  { return c.local }
-func (c *memConn) RemoteAddr() net.Addr { return c.remote }
-func (c *memConn) Close() error {
-	c.net.mu.Lock()
-	delete(c.net.conns, c)
-	c.net.mu.Unlock()
-	return c.Conn.Close()
-}
-
-var errUnreachable = errors.New("memnet: unreachable")
-
-func (n *memNet) listen(addr string) *memListener {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	l := &memListener{net: n, addr: peerAddr(addr), queue: make(chan net.Conn), done: make(chan struct{})}
-	n.listeners[addr] = l
-	return l
-}
-
-func (l *memListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.queue:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *memListener) Addr() net.Addr { return l.addr }
-func (l *memListener) Close() error {
-	l.once.Do(func() { close(l.done) })
-	return nil
-}
-
-func (n *memNet) dialFrom(from string) func(context.Context, string) (net.Conn, error) {
-	return func(ctx context.Context, addr string) (net.Conn, error) {
-		n.mu.Lock()
-		l, ok := n.listeners[addr]
-		if !ok || n.cut[from] || n.cut[addr] {
-			n.mu.Unlock()
-			return nil, errUnreachable
-		}
-		a, b := net.Pipe()
-		ours := &memConn{Conn: a, net: n, local: peerAddr(from), remote: peerAddr(addr)}
-		theirs := &memConn{Conn: b, net: n, local: peerAddr(addr), remote: peerAddr(from)}
-		n.conns[ours], n.conns[theirs] = struct{}{}, struct{}{}
-		n.mu.Unlock()
-		select {
-		case l.queue <- theirs:
-			return ours, nil
-		case <-l.done:
-		case <-ctx.Done():
-		}
-		return nil, errors.Join(errUnreachable, ours.Close(), theirs.Close())
-	}
-}
-
-// isolate cuts host off, or lets it back.
-func (n *memNet) isolate(host string, cut bool) {
-	n.mu.Lock()
-	n.cut[host] = cut
-	var ended []*memConn
-	for c := range n.conns {
-		if cut && (string(c.local) == host || string(c.remote) == host) {
-			ended = append(ended, c)
-		}
-	}
-	n.mu.Unlock()
-	for _, c := range ended {
-		_ = c.Conn.Close()
-	}
-}
-
-// authority issues certificates whose common name is the node's id.
-type authority struct {
-	pool *x509.CertPool
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t testing.TB) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	check(t, err)
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test root"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(10000 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	check(t, err)
-	cert, err := x509.ParseCertificate(der)
-	check(t, err)
-	pool := x509.NewCertPool()
-	pool.AddCert(cert)
-	return &authority{pool: pool, cert: cert, key: key}
-}
-
-func (a *authority) issue(t testing.TB, id string) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	check(t, err)
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: id}, DNSNames: []string{id},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(10000 * time.Hour),
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, key.Public(), a.key)
-	check(t, err)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
-func (a *authority) serverTLS(cert tls.Certificate) *tls.Config {
-	return &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert},
-		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: a.pool,
-	}
-}
-
-func (a *authority) clientTLS(cert tls.Certificate) func(string) *tls.Config {
-	return func(id string) *tls.Config {
-		return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert}, RootCAs: a.pool, ServerName: id}
-	}
-}
-
 // world is a set of nodes on one memNet. Node ids double as addresses.
 type world struct {
 	t     testing.TB
@@ -265,10 +108,10 @@ type node struct {
 	sm *ledger
 }
 
-func newWorld(t testing.TB) *world {
-	t.Helper()
+func newWorld(tb testing.TB) *world {
+	tb.Helper()
 	return &world{
-		t: t, net: newMemNet(), ca: newAuthority(t), base: t.TempDir(),
+		t: tb, net: newMemNet(), ca: newAuthority(tb), base: tb.TempDir(),
 		certs: make(map[string]tls.Certificate), wall: make(map[string]func() time.Time), nodes: make(map[string]*node),
 	}
 }
@@ -368,6 +211,19 @@ func awaitLeadership(ctx context.Context, s *Store) bool {
 	}
 }
 
+// readAnywhere asks for a read point until a leader gives it; a leader that was just cut off may change again.
+func (w *world) readAnywhere(among ...string) (*node, uint64) {
+	w.t.Helper()
+	for range 10 {
+		n := w.leader(among...)
+		if index, err := n.ReadBarrier(w.t.Context()); err == nil {
+			return n, index
+		}
+	}
+	w.t.Fatal("no read point from any leader")
+	return nil, 0
+}
+
 // propose proposes commands one after the other and returns the last one's index.
 func (w *world) propose(n *node, commands ...string) uint64 {
 	w.t.Helper()
@@ -400,16 +256,16 @@ func numbered(prefix string, n int) []string {
 	return out
 }
 
-func check(t testing.TB, err error) {
-	t.Helper()
+func check(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func wantError(t testing.TB, err, target error) {
-	t.Helper()
+func wantError(tb testing.TB, err, target error) {
+	tb.Helper()
 	if !errors.Is(err, target) {
-		t.Fatalf("error %v, want one that is %v", err, target)
+		tb.Fatalf("error %v, want one that is %v", err, target)
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log"
+	"log" //nolint:depguard // hclog.Logger hands out a *log.Logger
 	"log/slog"
 
 	"github.com/hashicorp/go-hclog"

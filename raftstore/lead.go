@@ -120,7 +120,7 @@ func (l *lead) run() {
 		announced := true
 		select {
 		case <-l.stop:
-			return
+			return // queued readers see Store.released
 		case first := <-l.reads:
 			l.answer(l.withQueued(first))
 		case <-l.elected:

@@ -15,20 +15,20 @@ import (
 )
 
 // logBytes is the file of a log with rows entries of size bytes each.
-func logBytes(t testing.TB, rows, size int) []byte {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), logFile)
+func logBytes(tb testing.TB, rows, size int) []byte {
+	tb.Helper()
+	path := filepath.Join(tb.TempDir(), logFile)
 	log, err := openLog(path)
-	check(t, err)
+	check(tb, err)
 	var all []*raft.Log
 	for i := range rows {
 		all = append(all, &raft.Log{Index: uint64(i) + 1, Term: 1, Type: raft.LogCommand, Data: make([]byte, size)})
 	}
-	check(t, log.StoreLogs(all))
-	check(t, log.SetUint64([]byte("CurrentTerm"), 1))
-	check(t, log.Close())
+	check(tb, log.StoreLogs(all))
+	check(tb, log.SetUint64([]byte("CurrentTerm"), 1))
+	check(tb, log.Close())
 	b, err := os.ReadFile(path)
-	check(t, err)
+	check(tb, err)
 	return b
 }
 
@@ -42,6 +42,33 @@ func TestSoundPagesPass(t *testing.T) {
 		if err := checkPages(bytes.NewReader(b)); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// Of a tree with branches, change what only the neighbourhood shows to be wrong.
+func TestMisplacedPagesAreFound(t *testing.T) {
+	b := logBytes(t, 5000, 20)
+	m, err := newestMeta(bytes.NewReader(b))
+	check(t, err)
+	ids, keys := 0, 0
+	for at := int(2 * m.pageSize); at+int(m.pageSize) <= len(b); at += int(m.pageSize) {
+		changed := bytes.Clone(b)
+		changed[at] ^= 1 // its own id
+		if checkPages(bytes.NewReader(changed)) != nil {
+			ids++
+		}
+		if binary.NativeEndian.Uint16(b[at+8:]) != leafPage || binary.NativeEndian.Uint16(b[at+10:]) < 10 {
+			continue
+		}
+		changed = bytes.Clone(b)
+		first := at + pageHeaderLen + int(binary.NativeEndian.Uint32(b[at+pageHeaderLen+4:]))
+		binary.BigEndian.PutUint64(changed[first:], 0) // a key under the least that may be here
+		if checkPages(bytes.NewReader(changed)) != nil {
+			keys++
+		}
+	}
+	if ids < 20 || keys < 20 {
+		t.Errorf("found %d wrong ids and %d wrong keys", ids, keys)
 	}
 }
 
@@ -65,6 +92,25 @@ func TestPageCyclesAreFound(t *testing.T) {
 	}
 	if cycles == 0 {
 		t.Error("no cycle was found")
+	}
+}
+
+// The walk itself must come to an end, and without a panic, whatever the pages say.
+func TestPageWalkSurvivesAnyByte(t *testing.T) {
+	b := logBytes(t, 12, 10)
+	found := 0
+	for at := range b {
+		for _, mask := range []byte{0x01, 0x80, 0xff} {
+			b[at] ^= mask
+			if err := checkPages(bytes.NewReader(b)); err != nil {
+				wantError(t, err, ErrCorrupt)
+				found++
+			}
+			b[at] ^= mask
+		}
+	}
+	if found < 100 {
+		t.Errorf("only %d damages were found", found)
 	}
 }
 

@@ -14,8 +14,8 @@ const hardStop = 5 * time.Second
 
 var errBusy = errors.New("raft did not end")
 
-// Shutdown ends the node: a leader with another voter hands over first; entries in flight are answered; connections,
-// goroutines and files are closed. It may be called any number of times; the calls wait for the first one and return
+// Shutdown ends the node: no new work is taken, and what is in flight is answered; a leader with another voter hands over;
+// connections, goroutines and files are closed. It may be called any number of times; the calls wait for the first one and return
 // what it returned. When ctx ends first, the rest is done without waiting for answers, and callers of Propose get
 // ErrUnknownOutcome. An error means that the directory may still be in use, so the process should end.
 func (s *Store) Shutdown(ctx context.Context) error {
@@ -24,9 +24,9 @@ func (s *Store) Shutdown(ctx context.Context) error {
 }
 
 // shutdown goes in this order for a reason: raft never answers some of the questions that it holds when it ends, so it
-// ends only after those who ask are through.
+// ends only after those who ask are through. Readers are among them: a hand-over is what AppendEntries of idTransport
+// cannot protect reads from.
 func (s *Store) shutdown(ctx context.Context) error {
-	s.handOver(ctx)
 	close(s.stop)
 	select {
 	case <-closedAfter(s.loops.Wait):
@@ -34,6 +34,7 @@ func (s *Store) shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	close(s.released)
+	s.handOver(ctx)
 
 	ended := closedAfter(s.endRaft)
 	select {

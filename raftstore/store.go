@@ -13,14 +13,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-const (
-	// rpcTimeout bounds one call to a peer; for a snapshot raft allows it once per 256 KiB.
-	rpcTimeout = 10 * time.Second
-	// pooledConns is how many idle connections to a peer are kept: one each for votes, replication and a spare.
-	pooledConns = 3
-	// observations is how many of raft's observations may queue up; raft drops those beyond it.
-	observations = 64
-)
+// observations is how many of raft's observations may queue up; raft drops those beyond it.
+const observations = 64
 
 // Store is one running node. Its methods may be called from any goroutine.
 //
@@ -145,13 +139,7 @@ func (s *Store) startRaft(cfg *Config) error {
 		return fmt.Errorf("set up the log cache: %w", err)
 	}
 	s.log.fail, s.log.halted = s.fail, s.halt
-	s.transport = &idTransport{raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:                  newPeerStream(cfg),
-		MaxPool:                 pooledConns,
-		Timeout:                 rpcTimeout,
-		Logger:                  newRaftLogger(cfg.Logger),
-		MsgpackUseNewTimeFormat: true,
-	})}
+	s.transport = newIDTransport(cfg, newPeerStream(cfg))
 	var wg sync.WaitGroup
 	// In a goroutine of its own, because a fault of the disk may end it, see sealedLog.
 	wg.Go(func() {

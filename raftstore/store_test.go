@@ -15,7 +15,8 @@ import (
 )
 
 func TestProposeLimitsAndErrors(t *testing.T) {
-	oneNode(t, Tuning{}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{}, func(w *world, n *node) {
+		t := w.t
 		_, _, err := n.Propose(t.Context(), make([]byte, MaxCommand+1))
 		wantError(t, err, ErrTooLarge)
 		_, _, err = n.Propose(t.Context(), make([]byte, MaxCommand))
@@ -61,15 +62,16 @@ func gate(n *node) (open func()) {
 }
 
 func TestCommandsShareEntries(t *testing.T) {
-	oneNode(t, Tuning{InFlight: 1}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{InFlight: 1}, func(w *world, n *node) {
+		t := w.t
 		open := gate(n)
 		var wg sync.WaitGroup
-		indexes := make([]uint64, 700)
+		indexes, results := make([]uint64, 700), make([]any, 700)
 		for i := range indexes {
 			wg.Go(func() {
-				_, index, err := n.Propose(t.Context(), fmt.Appendf(nil, "c-%d", i))
+				var err error
+				results[i], indexes[i], err = n.Propose(t.Context(), fmt.Appendf(nil, "c-%d", i))
 				check(t, err)
-				indexes[i] = index
 			})
 			if i == 0 {
 				synctest.Wait() // the first one is in flight, the others queue up behind it
@@ -86,8 +88,14 @@ func TestCommandsShareEntries(t *testing.T) {
 		for _, index := range indexes {
 			perIndex[index]++
 		}
-		for _, r := range n.sm.all() {
+		rows := n.sm.all()
+		for _, r := range rows {
 			perIndex[r.Index]--
+		}
+		for i, result := range results {
+			if row := rows[result.(int)-1]; row.Command != fmt.Sprintf("c-%d", i) || row.Index != indexes[i] {
+				t.Errorf("command %d was told the result and index of %+v", i, row)
+			}
 		}
 		for index, left := range perIndex {
 			if left != 0 {
@@ -98,7 +106,8 @@ func TestCommandsShareEntries(t *testing.T) {
 }
 
 func TestEntriesAreBoundedInBytes(t *testing.T) {
-	oneNode(t, Tuning{InFlight: 1}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{InFlight: 1}, func(w *world, n *node) {
+		t := w.t
 		open := gate(n)
 		var wg sync.WaitGroup
 		propose := func(size int) {
@@ -134,7 +143,8 @@ func TestEntriesAreBoundedInBytes(t *testing.T) {
 }
 
 func TestProposersMayStopWaiting(t *testing.T) {
-	oneNode(t, Tuning{InFlight: 1, QueueLength: 1}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{InFlight: 1, QueueLength: 1}, func(w *world, n *node) {
+		t := w.t
 		open := gate(n)
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
@@ -161,7 +171,8 @@ func TestProposersMayStopWaiting(t *testing.T) {
 }
 
 func TestReadersShareConfirmations(t *testing.T) {
-	oneNode(t, Tuning{}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{}, func(w *world, n *node) {
+		t := w.t
 		index := w.propose(n, "a")
 		var wg sync.WaitGroup
 		for range 2 * maxReadWaiters {
@@ -182,7 +193,8 @@ func TestReadersShareConfirmations(t *testing.T) {
 }
 
 func TestReadBarrierWaitsForTheStateMachine(t *testing.T) {
-	oneNode(t, Tuning{}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{}, func(w *world, n *node) {
+		t := w.t
 		open := gate(n)
 		var wg sync.WaitGroup
 		wg.Go(func() { w.propose(n, "slow") })
@@ -199,7 +211,8 @@ func TestReadBarrierWaitsForTheStateMachine(t *testing.T) {
 }
 
 func TestStateMachineThatRefusesStopsTheNode(t *testing.T) {
-	oneNode(t, Tuning{}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{}, func(w *world, n *node) {
+		t := w.t
 		unknown := errors.New("unknown command 77")
 		n.sm.mu.Lock()
 		n.sm.fault = func(_ Meta, c []byte) error {
@@ -226,7 +239,8 @@ func TestStateMachineThatRefusesStopsTheNode(t *testing.T) {
 
 // A damaged entry that gets past the seal, say in memory on the leader, is found by the entry's own checksum.
 func TestDamagedEntryStopsTheNode(t *testing.T) {
-	oneNode(t, Tuning{}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{}, func(w *world, n *node) {
+		t := w.t
 		b := appendEntry(nil, &entry{commands: [][]byte{[]byte("a")}})
 		b[len(b)-1] ^= 1
 		f := n.raft.Apply(b, 0)
@@ -243,13 +257,17 @@ func TestDamagedEntryStopsTheNode(t *testing.T) {
 }
 
 func TestFailedWriteStopsTheNode(t *testing.T) {
-	oneNode(t, Tuning{}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{}, func(w *world, n *node) {
+		t := w.t
 		w.propose(n, "a")
 		check(t, n.log.bolt.Close()) // every write fails from here on
 		_, _, err := n.Propose(t.Context(), []byte("b"))
 		wantError(t, err, ErrUnknownOutcome)
 		<-n.Done()
 		wantError(t, n.Err(), ErrStorage)
+		if !strings.Contains(n.Err().Error(), "append to the log") {
+			t.Errorf("the first error is another one: %v", n.Err())
+		}
 		wantError(t, n.Shutdown(t.Context()), n.shutdownErr)
 		delete(w.nodes, "core-1")
 	})
@@ -316,7 +334,8 @@ func TestUnreadableCommittedEntryEndsInOrder(t *testing.T) {
 }
 
 func TestShutdownDoesNotWaitForEver(t *testing.T) {
-	oneNode(t, Tuning{}, func(t *testing.T, w *world, n *node) {
+	oneNode(t, Tuning{}, func(w *world, n *node) {
+		t := w.t
 		open := gate(n)
 		outcome := make(chan error, 1)
 		go func() { _, _, err := n.Propose(context.Background(), []byte("slow")); outcome <- err }()

@@ -199,6 +199,29 @@ func TestPeerConnectionsAreBounded(t *testing.T) {
 	})
 }
 
+func TestLateHeartbeatsProveNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		ours, theirs := w.config("core-1").withDefaults(), w.config("core-2").withDefaults()
+		a, b := newIDTransport(&ours, newPeerStream(&ours)), newIDTransport(&theirs, newPeerStream(&theirs))
+		ask := func(req *raft.AppendEntriesRequest, after time.Duration) error {
+			go func() {
+				rpc := <-b.Consumer()
+				<-time.After(after)
+				rpc.Respond(&raft.AppendEntriesResponse{Success: true}, nil)
+			}()
+			return a.AppendEntries("core-2", "core-2", req, &raft.AppendEntriesResponse{})
+		}
+		heartbeat := &raft.AppendEntriesRequest{Term: 3}
+		check(t, ask(heartbeat, 500*time.Millisecond))
+		wantError(t, ask(heartbeat, 501*time.Millisecond), errLateAnswer)
+		slowDisk := &raft.AppendEntriesRequest{Term: 3, Entries: []*raft.Log{{Index: 1}}}
+		check(t, ask(slowDisk, 5*time.Second))
+		check(t, a.Close())
+		check(t, b.Close())
+	})
+}
+
 func TestTargets(t *testing.T) {
 	for _, c := range [][2]string{{"core-1", "10.0.0.1:7"}, {"", "x"}, {"odd\nid", "[::1]:7"}} {
 		id, addr, ok := splitTarget(joinTarget(raft.ServerID(c[0]), raft.ServerAddress(c[1])))

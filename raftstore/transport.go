@@ -1,8 +1,11 @@
 package raftstore
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -13,12 +16,35 @@ import (
 // pools are thereby kept per id as well.
 type idTransport struct {
 	*raft.NetworkTransport
+	// freshness bounds a heartbeat's round trip, see AppendEntries. At most half a HeartbeatTimeout.
+	freshness time.Duration
 }
+
+var errLateAnswer = errors.New("answer came too late to prove anything")
 
 var (
 	_ raft.Transport   = (*idTransport)(nil)
 	_ raft.WithPreVote = (*idTransport)(nil)
 )
+
+const (
+	// rpcTimeout bounds one call to a peer; for a snapshot raft allows it once per 256 KiB.
+	rpcTimeout = 10 * time.Second
+	// pooledConns is how many idle connections to a peer are kept: one each for votes, replication and a spare.
+	pooledConns = 3
+)
+
+// newIDTransport starts a transport on stream; Close ends both.
+func newIDTransport(cfg *Config, stream *peerStream) *idTransport {
+	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream:                  stream,
+		MaxPool:                 pooledConns,
+		Timeout:                 rpcTimeout,
+		Logger:                  newRaftLogger(cfg.Logger),
+		MsgpackUseNewTimeFormat: true,
+	})
+	return &idTransport{NetworkTransport: inner, freshness: cfg.HeartbeatTimeout / 2}
+}
 
 // targetSeparator cannot occur in an address that can be dialled.
 const targetSeparator = "\n"
@@ -41,11 +67,27 @@ func (t *idTransport) AppendEntriesPipeline(id raft.ServerID, addr raft.ServerAd
 	return t.NetworkTransport.AppendEntriesPipeline(id, joinTarget(id, addr))
 }
 
-// AppendEntries implements raft.Transport.
+// AppendEntries implements raft.Transport. A heartbeat that took longer than freshness counts as lost, because of this:
+//
+//  1. a leader sends a heartbeat and is suspended; a follower answers, and the answer waits in the leader's socket;
+//  2. the followers elect another leader, which commits something;
+//  3. the old leader goes on; a read arrives and asks raft to verify the leadership;
+//  4. raft takes the answer that is waiting, though it was given before the read began, for a vote of confidence.
+//
+// A follower that answered refuses its vote to anybody else for a whole HeartbeatTimeout, so an answer to a question that
+// is younger than that does prove leadership. Only a hand-over voids it; Shutdown ends all reads before.
 func (t *idTransport) AppendEntries(
 	id raft.ServerID, addr raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse,
 ) error {
-	return t.NetworkTransport.AppendEntries(id, joinTarget(id, addr), args, resp)
+	asked := time.Now()
+	if err := t.NetworkTransport.AppendEntries(id, joinTarget(id, addr), args, resp); err != nil {
+		return err
+	}
+	heartbeat := len(args.Entries) == 0 && args.PrevLogEntry == 0 && args.LeaderCommitIndex == 0
+	if took := time.Since(asked); heartbeat && took > t.freshness {
+		return fmt.Errorf("heartbeat took %v: %w", took, errLateAnswer)
+	}
+	return nil
 }
 
 // RequestVote implements raft.Transport.

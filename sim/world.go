@@ -188,6 +188,7 @@ type Agent struct {
 	Gateways []string
 	Tags     map[string]string
 	Profile  func() wire.Profile // nil: a small machine
+	Wall     func() time.Time    // nil: the world's time
 	ID       string              // set by Enroll
 }
 
@@ -217,7 +218,7 @@ func (a *Agent) config(sockets *[]*netsim.PacketConn) agent.Config {
 	return agent.Config{
 		Settings: agent.Settings{Gateways: a.Gateways, Tags: a.Tags}, StateDir: filepath.Join(a.w.Dir, a.Name), Version: "sim", Log: a.w.Log,
 		Uptime: func() time.Duration { return time.Since(boot) }, BootID: [16]byte{1}, Clock: func() seal.ClockQuality { return seal.ClockSynced },
-		Profile: profile,
+		Profile: profile, Wall: a.Wall,
 		Packet: func() (net.PacketConn, error) {
 			return a.w.socket(netip.AddrPortFrom(a.Host, 0).String(), sockets)
 		},

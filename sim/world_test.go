@@ -30,7 +30,7 @@ func inPlant(t *testing.T, n int, interval time.Duration, f func(p *plant)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), 1000*time.Hour)
+		ctx, cancel := context.WithTimeout(t.Context(), 100000*time.Hour)
 		defer cancel()
 		p := &plant{World: New(dir, netsim.New(1, netsim.Weather{Latency: 5 * time.Millisecond})), t: t, ctx: ctx}
 		defer p.close()

@@ -1,6 +1,7 @@
 package devstate
 
 import (
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"os"
@@ -18,6 +19,9 @@ func (st *State) outbox() string { return filepath.Join(st.dir, "outbox") }
 func (st *State) file(epoch, seq uint64) string {
 	return filepath.Join(st.outbox(), fmt.Sprintf("%020d-%020d", epoch, seq))
 }
+
+// epochPrefix starts the names of the present epoch's statements.
+func (st *State) epochPrefix() string { return fmt.Sprintf("%020d-", st.s.Epoch) }
 
 // damagedSuffix marks a statement that does not read. It is kept for whoever wants to look.
 const damagedSuffix = ".damaged"
@@ -38,6 +42,9 @@ func (st *State) loadOutbox(lost string) error {
 			continue
 		}
 		if strings.HasSuffix(e.Name(), damagedSuffix) {
+			if lost == "" && strings.HasPrefix(e.Name(), st.epochPrefix()) { // a power cut came before the new epoch was saved
+				lost = "statement " + e.Name()
+			}
 			continue
 		}
 		b, err := durable.ReadFile(path, wire.MaxStatement)
@@ -45,7 +52,9 @@ func (st *State) loadOutbox(lost string) error {
 			return fmt.Errorf("outbox: %w", err) // it may be whole: nothing is decided by a read that failed
 		}
 		if why := st.load(b, e.Name()); why != nil {
-			lost = fmt.Sprintf("statement %s: %v", e.Name(), why)
+			if lost == "" { // those behind the first do not continue what is left, and say less
+				lost = fmt.Sprintf("statement %s: %v", e.Name(), why)
+			}
 			if err := os.Rename(path, path+damagedSuffix); err != nil {
 				return fmt.Errorf("outbox: %w", err)
 			}
@@ -71,6 +80,9 @@ func (st *State) load(b []byte, name string) error {
 	if s.Epoch == st.s.Epoch && s.Seq <= st.s.Seq {
 		return os.Remove(st.file(s.Epoch, s.Seq)) // receipted; a power cut came before it was removed
 	}
+	if err := st.verify(s); err != nil {
+		return err
+	}
 	if s.Epoch == st.s.Epoch && (s.Seq != st.head.seq+1 || s.Prev != st.head.chain) {
 		return errNotNext
 	}
@@ -80,6 +92,15 @@ func (st *State) load(b []byte, name string) error {
 	st.pending = append(st.pending, s)
 	st.size += len(b)
 	return nil
+}
+
+// verify finds the bits that flipped in a file: the core would refuse such a statement for ever.
+func (st *State) verify(s *seal.SealedStatement) error {
+	pub, ok := st.signer.Key.Public().(*ecdsa.PublicKey)
+	if !ok || s.Key != st.signer.KeyID {
+		return fmt.Errorf("key %v: %w", s.Key, seal.ErrSignature)
+	}
+	return s.Verify(pub)
 }
 
 // newEpoch begins another sequence because statements of this one are lost.

@@ -149,7 +149,7 @@ func (l *Link) open(ctx context.Context, gw string) (*session, error) {
 		return nil, err
 	}
 	interval, keepAlive := l.State.Interval()
-	tc := l.Credential.Endpoint(l.Wall).Client(wire.ALPNAgent, ident.RoleGateway, nil)
+	tc := l.Credential.Endpoint(l.Wall).Client(wire.ALPNAgent, ident.RoleGateway, l.accept)
 	ls, err := l.Transport.Dial(ctx, addr, tc, wirelink.Options{KeepAlive: min(max(keepAlive, wirelink.DefaultKeepAlive), time.Minute)})
 	if err != nil {
 		return nil, err
@@ -164,6 +164,14 @@ func (l *Link) open(ctx context.Context, gw string) (*session, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// accept takes a gateway whose certificate has expired, by this device's clock, only if its key has admitted the device before.
+func (l *Link) accept(p ident.Peer) error {
+	if p.Expired && !l.State.KnownGateway(p.Key) {
+		return fmt.Errorf("certificate of %v expired at %v and its key is not known here: %w", p.ID, p.Leaf.NotAfter, ident.ErrUntrusted)
+	}
+	return nil
 }
 
 func clamp(d time.Duration) time.Duration {
@@ -211,7 +219,7 @@ func (l *Link) welcomed(s *session) error {
 		}
 		s.keepAlive = time.Duration(w.KeepAliveMS) * time.Millisecond
 		s.told(w.IntervalMS)
-		return l.Credential.Confirm()
+		return l.admitted(s)
 	case wire.TypeError:
 		e := new(wire.Error)
 		if err := wire.Unmarshal(body, e); err != nil {
@@ -221,4 +229,14 @@ func (l *Link) welcomed(s *session) error {
 	default:
 		return fmt.Errorf("want a welcome, got %v: %w", t, wire.ErrMalformed)
 	}
+}
+
+// admitted keeps what an admission proves: that the certificate in use works, and whom this device can come back to.
+func (l *Link) admitted(s *session) error {
+	if peer, ok := s.link.Peer(l.Wall()); ok && !peer.Expired {
+		if err := l.State.Admitted(peer.Key); err != nil {
+			return err
+		}
+	}
+	return l.Credential.Confirm()
 }

@@ -38,7 +38,7 @@ func (s *State) Apply(index uint64, now time.Time, cmds [][]byte) (Effects, erro
 		}
 		decoded[i] = c
 	}
-	if now.Before(s.view.time) {
+	if now = now.UTC().Truncate(time.Millisecond); now.Before(s.view.time) { // a snapshot holds milliseconds
 		now = s.view.time
 	}
 	s.view.index, s.view.time = index, now
@@ -197,7 +197,7 @@ func (a *applier) setTags(c *command.SetTags) any {
 	for k, v := range c.Set {
 		d.OperatorTags[k] = &v
 	}
-	if len(d.Tags()) > maxAllTags {
+	if max(len(d.Tags()), len(d.OperatorTags)) > maxAllTags {
 		return fmt.Errorf("device %v would have over %d tags: %w", c.Device, maxAllTags, ErrInvalid)
 	}
 	a.view.devices.put(&d)
@@ -205,7 +205,8 @@ func (a *applier) setTags(c *command.SetTags) any {
 	return &d
 }
 
-// maxAllTags bounds the tags in force on a device, of all origins.
+// maxAllTags bounds the tags in force on a device, of all origins, and what its record holds of the operator's: values and
+// removals. A record with more pairs would not read again.
 const maxAllTags = 64
 
 // setInterval sets a device's heartbeat interval. Result: *Device.

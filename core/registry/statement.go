@@ -171,44 +171,55 @@ func diff(before, after map[string]string) []Change {
 	return out
 }
 
-// presence commits transitions. Result: []wire.DeviceState, the state of each item's device after it.
+// A Transition is what became of one presence item.
+type Transition struct {
+	State wire.DeviceState // of the device's record, after it
+	Taken bool             // false: it was no news, or not this gateway's to tell
+}
+
+// presence commits transitions. Result: []Transition, one per item.
 func (a *applier) presence(c *command.Presence) any {
-	out := make([]wire.DeviceState, len(c.Items))
+	out := make([]Transition, len(c.Items))
 	for i := range c.Items {
 		out[i] = a.transition(c.Gateway, &c.Items[i])
 	}
 	return out
 }
 
-func (a *applier) transition(gateway string, it *command.PresenceItem) wire.DeviceState {
+func (a *applier) transition(gateway string, it *command.PresenceItem) Transition {
 	d, ok := a.view.devices.get(it.Device)
 	if !ok {
-		return wire.DeviceUnknown
+		return Transition{}
 	}
 	n := *d
 	if it.Online {
 		if it.Attach == nil {
-			return d.State
+			return Transition{State: d.State}
 		}
 		switch clone := n.attach(it.Attach); {
 		case clone == stale:
-			return d.State // news of a session that a later one has replaced
+			return Transition{State: d.State} // news of a session that a later one has replaced
 		case clone != "" && n.State == wire.DeviceActive:
 			n.State, n.Reason = wire.DeviceQuarantined, clone
 			a.event(EventDeviceQuarantined, a.subject(&n), map[string]string{"reason": clone, "gateway": gateway})
 		}
 	} else if d.Presence.Gateway != gateway || !d.Presence.Online {
-		return d.State // only the gateway of the newest attach may say so
+		return Transition{State: d.State} // only the gateway of the newest attach may say so
 	}
 	a.span(d, &n, gateway, it)
 	a.view.devices.put(&n)
-	return n.State
+	return Transition{State: n.State, Taken: true}
 }
 
 // span closes the device's presence span and opens the next.
+//
+// A gateway's clock may be wrong, so its times are kept within what the log knows: not before the span that ends began, and
+// not after now.
 func (a *applier) span(old, n *Device, gateway string, it *command.PresenceItem) {
 	p := old.Presence
-	n.Presence = Presence{Online: it.Online, SinceMS: it.AtMS, Gateway: gateway, LastMS: it.LastMS, IntervalMS: it.IntervalMS}
+	at := min(max(it.AtMS, p.SinceMS), a.ms)
+	last := min(it.LastMS, a.ms)
+	n.Presence = Presence{Online: it.Online, SinceMS: at, Gateway: gateway, LastMS: last, IntervalMS: it.IntervalMS}
 	if n.Presence.IntervalMS == 0 {
 		n.Presence.IntervalMS = p.IntervalMS
 	}
@@ -218,7 +229,7 @@ func (a *applier) span(old, n *Device, gateway string, it *command.PresenceItem)
 	}
 	if p.SinceMS != 0 {
 		a.record(DeviceStream(n.ID), KindSpan, Span{
-			Online: p.Online, FromMS: p.SinceMS, ToMS: max(it.AtMS, p.SinceMS), Gateway: p.Gateway, LastMS: it.LastMS, Beats: it.Beats, Missed: it.Missed,
+			Online: p.Online, FromMS: p.SinceMS, ToMS: at, Gateway: p.Gateway, LastMS: last, Beats: it.Beats, Missed: it.Missed,
 		})
 	}
 	if it.Online != p.Online {
@@ -258,7 +269,7 @@ func (d *Device) attach(in *command.Attach) string {
 		return fmt.Sprintf("clone: statement %d was made and is gone", old.Highest)
 	}
 	runs := old.Runs
-	if runs[0].Start != in.Start {
+	if len(runs) == 0 || runs[0].Start != in.Start {
 		runs = append([]Run{{in.Start, in.Run}}, runs[:min(len(runs), keptRuns-1)]...)
 	}
 	d.Attach = &Attach{Attach: *in, Runs: runs}

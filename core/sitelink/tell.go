@@ -71,6 +71,13 @@ func (u *uplink) tellChange(e *registry.Event) error {
 	v := u.Registry.View()
 	switch e.Type {
 	case registry.EventSiteChanged, registry.EventGatewayEnrolled:
+		if rec, ok := v.Gateway(u.gw); ok {
+			if _, active := rec.ActiveKey(u.peer.Key); !active {
+				refusal := wire.Refuse(wire.CodeRetired, "another key was enrolled for gateway %s", u.gw)
+				u.ses.CloseWith(refusal)
+				return refusal
+			}
+		}
 		if e.Site == u.peer.ID.Site {
 			return u.ses.Send(wire.TypeSite, u.site(v))
 		}

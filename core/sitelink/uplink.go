@@ -3,6 +3,7 @@ package sitelink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -10,6 +11,8 @@ import (
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/core/enroll"
 	"github.com/holdfast-edge/holdfast/core/events"
+	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/link"
@@ -157,10 +160,12 @@ func (u *uplink) report(ctx context.Context) error {
 // ahead is how far in the future a gateway's clock may be before its word about a beat is not taken.
 const ahead = 5 * time.Minute
 
-// commit proposes the transitions of a report and then lets the tracker know. A report that cannot be committed ends the
-// session: the gateway tells everything again in the next.
+// commit proposes the transitions of a report and then lets the tracker know which of them were taken. A report that cannot
+// be committed ends the session: the gateway tells everything again in the next.
 func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 	c := &command.Presence{Gateway: u.gw}
+	limit := u.Wall().Add(ahead)
+	notAhead(p, limit.UnixMilli())
 	var told []*wire.DeviceOnline
 	for i := range p.Online {
 		o := &p.Online[i]
@@ -184,15 +189,40 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 			return err
 		}
 	}
-	now := time.Now()
-	for _, o := range told {
-		u.Tracker.Online(u.gw, u.session, o, now)
+	now, v := time.Now(), u.Registry.View()
+	for i, o := range told {
+		if current(v, u.gw, &c.Items[i]) {
+			u.Tracker.Online(u.gw, u.session, o, now)
+		}
 	}
 	for i := range p.Offline {
 		u.Tracker.Offline(u.gw, u.session, &p.Offline[i])
 	}
-	u.Tracker.Digest(u.gw, u.session, p, u.Wall().Add(ahead))
+	u.Tracker.Digest(u.gw, u.session, p, limit)
 	return nil
+}
+
+// notAhead holds a report's times to the limit: no clock but the core's own moves a device into the future.
+func notAhead(p *wire.Presence, limit int64) {
+	for i := range p.Online {
+		o := &p.Online[i]
+		o.SinceMS, o.LastMS = min(o.SinceMS, limit), min(o.LastMS, limit)
+	}
+	for i := range p.Offline {
+		o := &p.Offline[i]
+		o.AtMS, o.LastMS = min(o.AtMS, limit), min(o.LastMS, limit)
+	}
+}
+
+// current tells whether a committed report is about the device's newest attach. An older one, kept and told again, is no
+// word about where the device is now.
+func current(v registry.View, gw string, it *command.PresenceItem) bool {
+	d, ok := v.Device(it.Device)
+	if !ok || d.Presence.Gateway != gw || d.Attach == nil {
+		return false
+	}
+	a := &d.Attach.Attach
+	return a.Start == it.Attach.Start && a.Run == it.Attach.Run && a.Session == it.Attach.Session
 }
 
 var errAttach = errors.New("the attach does not prove it")

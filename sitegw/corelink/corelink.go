@@ -199,6 +199,7 @@ func (l *Link) detach(s *session) {
 	for _, r := range pending {
 		r.done(0, nil, errNoSession)
 	}
+	l.refuseQueued()
 }
 
 // read takes what the core says until the session ends.

@@ -22,23 +22,31 @@ type statement struct {
 // Submit passes a device's statement to the core; many share a message. done is called with the result, from any goroutine,
 // and must not block.
 func (l *Link) Submit(sealed []byte, done func(wire.SubmitResult)) {
-	if !l.Connected() {
-		done(unavailable)
-		return
+	if refusal := l.enqueue(statement{sealed, done}); refusal != nil {
+		done(*refusal)
+	}
+}
+
+// enqueue queues a statement or says why not. It holds mu, so that nothing is queued after a session's end was settled.
+func (l *Link) enqueue(st statement) *wire.SubmitResult {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.session == nil {
+		return &unavailable
 	}
 	select {
-	case l.queue <- statement{sealed, done}:
+	case l.queue <- st:
+		return nil
 	default:
-		done(wire.SubmitResult{Code: wire.CodeBusy, Detail: "too many statements wait at the gateway"})
+		return &wire.SubmitResult{Code: wire.CodeBusy, Detail: "too many statements wait at the gateway"}
 	}
 }
 
 var unavailable = wire.SubmitResult{Code: wire.CodeUnavailable, Detail: errNoSession.Detail}
 
-// submit sends what is queued until the session ends. While messages are under way others gather and share the next one.
+// submit sends what is queued until the session ends; detach answers what is left. While messages are under way others gather and share the next one.
 func (l *Link) submit(ctx context.Context, s *session) error {
 	underWay := make(chan struct{}, maxUnderWay)
-	defer l.refuseQueued()
 	for {
 		select {
 		case underWay <- struct{}{}:
@@ -99,7 +107,7 @@ func (l *Link) send(batch []statement, settled func()) {
 	})
 }
 
-// refuseQueued answers what waited when the session ended.
+// refuseQueued answers what waits in the queue.
 func (l *Link) refuseQueued() {
 	for {
 		select {

@@ -43,7 +43,7 @@ func (r *Roster) Transitions() (p wire.Presence, more bool) {
 		case e.online:
 			p.Online = append(p.Online, wire.DeviceOnline{
 				Slot: e.slot, Device: id, Attach: e.attach, SinceMS: ms(e.since), LastMS: ms(e.last),
-				IntervalMS: uint32(max(e.told, e.echoed).Milliseconds()), Beats: e.beats, Missed: e.missed,
+				IntervalMS: uint32(e.inForce().Milliseconds()), Beats: e.beats, Missed: e.missed,
 			})
 			e.report = false
 		default:
@@ -51,11 +51,7 @@ func (r *Roster) Transitions() (p wire.Presence, more bool) {
 				Device: id, LastMS: ms(e.last), AtMS: ms(e.wentDown), Beats: e.beats, Missed: e.missed,
 			})
 			e.report = false
-			if e.session == nil {
-				delete(r.devices, id)
-				r.slots[e.slot] = nil
-				r.free = append(r.free, e.slot)
-			}
+			r.drop(e)
 		}
 		e.mu.Unlock()
 	}
@@ -89,7 +85,7 @@ func (r *Roster) Digest() []wire.Presence {
 			p.AgesMS = append(p.AgesMS, uint32(now.Sub(e.last).Milliseconds()))
 		}
 		if e.retold {
-			p.Told = append(p.Told, wire.DeviceInterval{Slot: uint32(slot), IntervalMS: uint32(max(e.told, e.echoed).Milliseconds())})
+			p.Told = append(p.Told, wire.DeviceInterval{Slot: uint32(slot), IntervalMS: uint32(e.inForce().Milliseconds())})
 		}
 		e.beaten, e.retold = false, false
 		e.mu.Unlock()

@@ -49,6 +49,7 @@ type Entry struct {
 	last     time.Time // newest heartbeat, or the attach
 	told     time.Duration
 	echoed   time.Duration
+	peak     time.Duration // largest told before that the device may still use; 0 since it echoed the newest
 	run      uint64
 	number   uint64
 	beats    uint64 // of the span
@@ -87,7 +88,7 @@ func (r *Roster) Attached(d ident.DeviceID, s Session, attach []byte, interval, 
 	if !e.online {
 		e.online, e.since, e.beats, e.missed = true, now, 0, 0
 	}
-	e.last, e.told, e.echoed, e.run, e.number = now, interval, echoed, 0, 0
+	e.last, e.told, e.echoed, e.peak, e.run, e.number = now, interval, echoed, 0, 0, 0
 	e.report = true
 	e.mu.Unlock()
 	if old != nil {
@@ -126,11 +127,24 @@ func (r *Roster) Refreshed(e *Entry, attach []byte) {
 
 // Detached notes the end of a session. The device stays online until it has been silent for long enough: it may come back.
 func (r *Roster) Detached(e *Entry, s Session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.session == s {
 		e.session = nil
 	}
+	r.drop(e)
+}
+
+// drop lets go of a device that is offline, reported so, and without a session. The caller holds r.mu and e.mu.
+func (r *Roster) drop(e *Entry) {
+	if e.online || e.report || e.session != nil || r.devices[e.Device] != e {
+		return
+	}
+	delete(r.devices, e.Device)
+	r.slots[e.slot] = nil
+	r.free = append(r.free, e.slot)
 }
 
 // Beat notes a heartbeat and returns the interval to answer with: 0 when the device uses it already.
@@ -144,9 +158,11 @@ func (r *Roster) Beat(e *Entry, h *wire.Heartbeat) (interval time.Duration) {
 	e.run, e.number = h.Run, h.Number
 	e.beats++
 	e.last, e.beaten = now, true
-	before := max(e.told, e.echoed)
-	e.echoed = time.Duration(h.IntervalMS) * time.Millisecond
-	e.retold = e.retold || max(e.told, e.echoed) != before
+	before := e.inForce()
+	if e.echoed = time.Duration(h.IntervalMS) * time.Millisecond; e.echoed == e.told {
+		e.peak = 0
+	}
+	e.retold = e.retold || e.inForce() != before
 	if !e.online { // heard again on a session that the verdict had outrun
 		e.online, e.since, e.report, e.beats, e.missed = true, now, true, 1, 0
 		signal(r.wake)
@@ -171,9 +187,10 @@ func (r *Roster) Told(d ident.DeviceID, interval time.Duration) (Session, bool) 
 	if e.told == interval || e.session == nil {
 		return nil, false
 	}
-	before := max(e.told, e.echoed)
+	before := e.inForce()
+	e.peak = max(e.peak, e.told)
 	e.told = interval
-	e.retold = e.retold || max(e.told, e.echoed) != before
+	e.retold = e.retold || e.inForce() != before
 	return e.session, true
 }
 
@@ -201,8 +218,14 @@ func (r *Roster) Devices() []ident.DeviceID {
 	return out
 }
 
+// inForce is the longest interval that the device may be using.
+//
+// What was told before the newest counts until the device echoes the newest. Without that: told 1 h, which arrives; told 2 s
+// before the next heartbeat, which is late or lost; the last echo says 2 s, and a device that keeps to its 1 h is offline.
+func (e *Entry) inForce() time.Duration { return max(e.told, e.echoed, e.peak) }
+
 // deadline is when the device is offline unless it is heard.
-func (e *Entry) deadline() time.Time { return e.last.Add(Silent * max(e.told, e.echoed)) }
+func (e *Entry) deadline() time.Time { return e.last.Add(Silent * e.inForce()) }
 
 // maxWatch bounds the wait between two looks at the deadlines. It is below the shortest deadline that a new device or a
 // shorter interval can bring, 3 s.
