@@ -89,7 +89,7 @@ func (c Config) withDefaults() Config {
 // Names of the files in a data directory.
 const (
 	settingsFile = "core.yaml"
-	holderFile   = "node.key"
+	holderFile   = "holder.key"
 	caFile       = "ca.pem"
 	adminFile    = "admin.token"
 	recoveryFile = "recovery.key"

@@ -2,7 +2,9 @@ package wire
 
 import (
 	"fmt"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // A Code says why a peer refuses. Codes cross the wire, also as QUIC application error codes: they are append-only and
@@ -66,13 +68,22 @@ type Error struct {
 	ID           uint64 `cbor:"5,keyasint,omitempty"` // the id of the request refused, on links that number requests
 }
 
-// Refuse is an Error with code and detail.
+// Refuse is an Error with code and detail. Whatever the arguments are, the detail is one that a receiver takes.
 func Refuse(c Code, format string, args ...any) *Error {
-	d := fmt.Sprintf(format, args...)
-	if len(d) > MaxDetail {
-		d = d[:MaxDetail]
+	return &Error{Code: c, Detail: clip(fmt.Sprintf(format, args...), MaxDetail)}
+}
+
+// clip makes s valid UTF-8 of at most n bytes. A cut in the middle of a character would make the whole message one that its
+// receiver refuses.
+func clip(s string, n int) string {
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) <= n {
+		return s
 	}
-	return &Error{Code: c, Detail: d}
+	for n > 0 && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n]
 }
 
 // After sets the retry delay.
@@ -94,7 +105,7 @@ func (e *Error) Error() string {
 	return "peer refused: " + e.Code.String() + ": " + e.Detail
 }
 
-// Is makes errors.Is(err, Code) work through the code alone.
+// Is makes errors.Is compare Errors by their code alone.
 func (e *Error) Is(target error) bool {
 	t, ok := target.(*Error)
 	return ok && t.Code == e.Code

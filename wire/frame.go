@@ -31,7 +31,7 @@ var (
 	ErrFrameShort    = fmt.Errorf("frame ends before its message: %w", ErrMalformed)
 )
 
-// AppendFrame appends the frame of message m of type t to dst. It fails for a message that the receiver would refuse.
+// AppendFrame appends the frame of message m of type t to dst. It fails for a message that is over the limit of its type.
 func AppendFrame(dst []byte, t Type, m any) ([]byte, error) {
 	start := len(dst)
 	dst = append(dst, 0, 0, 0, 0)
@@ -95,12 +95,16 @@ const smallFrame = 256
 // being read and until the next call, that frame.
 type FrameReader struct {
 	r    io.Reader
+	max  int // the largest n of this link, whatever the type allows
 	i, j int // buf[i:j] is read and not consumed
 	buf  [smallFrame]byte
 }
 
-// NewFrameReader reads frames from r.
-func NewFrameReader(r io.Reader) *FrameReader { return &FrameReader{r: r} }
+// NewFrameReader reads frames from r. limit is the largest frame of the link in bytes, 1 to MaxFrame: a type that the link
+// does not carry may allow more, and its memory would be taken on the word of a peer that never sends the rest.
+func NewFrameReader(r io.Reader, limit int) *FrameReader {
+	return &FrameReader{r: r, max: min(limit, MaxFrame)}
+}
 
 // Next returns the type and the undecoded message of the next frame; the message is valid until the following call. The
 // error is io.EOF at a clean end between frames, ErrMalformed for a frame that no peer may send (the stream is then
@@ -123,8 +127,8 @@ func (f *FrameReader) Next() (Type, []byte, error) {
 	if k == 0 || k == n {
 		return 0, nil, ErrFrameShort
 	}
-	if n > t.Limit() {
-		return 0, nil, fmt.Errorf("%v of %d bytes, limit %d: %w", t, n, t.Limit(), ErrFrameTooLarge)
+	if limit := min(t.Limit(), f.max); n > limit {
+		return 0, nil, fmt.Errorf("%v of %d bytes, limit %d: %w", t, n, limit, ErrFrameTooLarge)
 	}
 	if lenSize+n <= smallFrame {
 		if err := f.fill(lenSize + n); err != nil {

@@ -1,5 +1,7 @@
 package wire
 
+import "strings"
+
 // A FactState tells what a probe found out.
 type FactState uint8
 
@@ -26,12 +28,16 @@ func Known[T any](v T) Fact[T] { return Fact[T]{State: FactValue, Value: v} }
 // Absent is a fact that the machine does not have.
 func Absent[T any]() Fact[T] { return Fact[T]{State: FactAbsent} }
 
-// Unknown is a fact whose probe failed for reason.
+// Unknown is a fact whose probe failed for reason, of which what does not print becomes spaces: a probe's error may have
+// several lines, and a fact that Check refuses would keep the whole machine from registering.
 func Unknown[T any](reason string) Fact[T] {
-	if len(reason) > MaxReason {
-		reason = reason[:MaxReason]
-	}
-	return Fact[T]{Reason: reason}
+	reason = strings.Map(func(r rune) rune {
+		if !prints(r) {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(reason, "?"))
+	return Fact[T]{Reason: clip(reason, MaxReason)}
 }
 
 // Get is the value and whether there is one.

@@ -56,6 +56,11 @@ type Config struct {
 // New makes the API's handler. It starts nothing. A stream of events ends with its request's context, so give the server a
 // base context that ends when the server drains.
 func New(cfg Config) http.Handler {
+	_, h := build(cfg)
+	return h
+}
+
+func build(cfg Config) (*server, *gate) {
 	mux := http.NewServeMux()
 	s := &server{Config: cfg, streams: make(chan struct{}, maxStreams), api: humago.New(mux, humaConfig(cfg.Version))}
 	s.deviceRoutes()
@@ -65,7 +70,7 @@ func New(cfg Config) http.Handler {
 	s.nodeRoutes()
 	s.eventRoutes()
 	s.specRoute()
-	return &gate{mux: mux, registry: cfg.Registry, log: cfg.Log}
+	return s, &gate{mux: mux, registry: cfg.Registry, log: cfg.Log}
 }
 
 // A server holds what the routes need.
@@ -80,7 +85,7 @@ type server struct {
 func op(method, path, id, summary string) huma.Operation {
 	o := huma.Operation{
 		OperationID: id, Method: method, Path: path, Summary: summary,
-		Errors: []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusServiceUnavailable},
+		Errors: []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable},
 		// The gate has read the body and bounded it. The value below clears the deadline that it had set for that.
 		MaxBodyBytes: maxBody + 1, BodyReadTimeout: -1,
 	}
@@ -96,6 +101,7 @@ func op(method, path, id, summary string) huma.Operation {
 // public marks an operation that needs no token. The gate has the list that counts; a test compares them.
 func public(o huma.Operation) huma.Operation {
 	o.Security = []map[string][]string{}
+	o.Errors = []int{http.StatusServiceUnavailable}
 	return o
 }
 
@@ -121,13 +127,14 @@ type reply[T any] struct{ Body T }
 
 func answer[T any](v T) *reply[T] { return &reply[T]{Body: v} }
 
-// reading says how fresh a read must be.
-type reading struct {
+// Reading is the part of a query that says how fresh a read must be. It is exported, as are the other parts of requests, because huma
+// finds only those.
+type Reading struct {
 	Consistency string `query:"consistency" enum:"linearizable,local" default:"linearizable" doc:"local: as this node knows it, without asking the majority"`
 }
 
 // view is the state that a read is answered from.
-func (s *server) view(ctx context.Context, in reading) (registry.View, error) {
+func (s *server) view(ctx context.Context, in Reading) (registry.View, error) {
 	if in.Consistency != "local" {
 		if err := s.Registry.Barrier(ctx); err != nil {
 			return registry.View{}, err

@@ -21,6 +21,11 @@ var errJSON = errors.New("is not taken")
 // a name given twice in one object, and names in other case than they are written, which it would match nevertheless.
 var jsonFormat = huma.Format{Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: unmarshal}
 
+// problemFormat writes problems. Requests have no such bodies.
+var problemFormat = huma.Format{Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: func([]byte, any) error {
+	return fmt.Errorf("%w: application/problem+json", huma.ErrUnknownContentType)
+}}
+
 func unmarshal(b []byte, v any) error {
 	if !utf8.Valid(b) {
 		return fmt.Errorf("%w: it is not UTF-8", errJSON)

@@ -23,8 +23,8 @@ func (s *server) deviceRoutes() {
 }
 
 type listDevicesInput struct {
-	reading
-	paging
+	Reading
+	Paging
 	Site     string `query:"site" maxLength:"63" doc:"only this home site's"`
 	State    string `query:"state" enum:"active,quarantined,decommissioned"`
 	Presence string `query:"presence" enum:"online,offline"`
@@ -41,7 +41,7 @@ func (s *server) listDevices(ctx context.Context, in *listDevicesInput) (*reply[
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.view(ctx, in.reading)
+	v, err := s.view(ctx, in.Reading)
 	if err != nil {
 		return nil, err
 	}
@@ -68,12 +68,12 @@ func (s *server) verdict(v registry.View, d *registry.Device) liveness.Verdict {
 	return s.Tracker.Verdict(v, d, time.Now())
 }
 
-// devicePath names a device in a path.
-type devicePath struct {
+// DevicePath is the part of a path that names a device.
+type DevicePath struct {
 	ID string `path:"id" maxLength:"64" doc:"the device's id"`
 }
 
-func (p devicePath) device() (ident.DeviceID, error) {
+func (p DevicePath) device() (ident.DeviceID, error) {
 	id, err := ident.ParseDeviceID(p.ID)
 	if err != nil {
 		return id, invalid("path.id", "%v", err)
@@ -81,8 +81,8 @@ func (p devicePath) device() (ident.DeviceID, error) {
 	return id, nil
 }
 
-// find reads the device of a path.
-func (s *server) find(ctx context.Context, in reading, p devicePath) (registry.View, *registry.Device, error) {
+// find reads the device of a path. Changes look for their subject, too, so that a wrong id does not cost a log entry.
+func (s *server) find(ctx context.Context, in Reading, p DevicePath) (registry.View, *registry.Device, error) {
 	id, err := p.device()
 	if err != nil {
 		return registry.View{}, nil, err
@@ -99,12 +99,12 @@ func (s *server) find(ctx context.Context, in reading, p devicePath) (registry.V
 }
 
 type getDeviceInput struct {
-	reading
-	devicePath
+	Reading
+	DevicePath
 }
 
 func (s *server) getDevice(ctx context.Context, in *getDeviceInput) (*reply[v1.Device], error) {
-	v, d, err := s.find(ctx, in.reading, in.devicePath)
+	v, d, err := s.find(ctx, in.Reading, in.DevicePath)
 	if err != nil {
 		return nil, err
 	}
@@ -139,31 +139,33 @@ func propose[T any](ctx context.Context, r Registry, c command.Command) (T, erro
 }
 
 type setDeviceInput struct {
-	devicePath
+	DevicePath
 	Body v1.SetDevice
 }
 
 func (s *server) setDevice(ctx context.Context, in *setDeviceInput) (*reply[v1.Device], error) {
-	id, err := in.device()
+	c := &command.SetInterval{By: operator(ctx).Name}
+	if text := in.Body.HeartbeatInterval; text != nil && *text != "" {
+		var err error
+		if c.IntervalMS, err = interval(*text); err != nil {
+			return nil, err
+		}
+	}
+	v, d, err := s.find(ctx, Reading{}, in.DevicePath)
 	if err != nil {
 		return nil, err
 	}
 	if in.Body.HeartbeatInterval == nil {
-		return s.getDevice(ctx, &getDeviceInput{devicePath: in.devicePath})
+		return s.deviceReply(v, d), nil
 	}
-	c := &command.SetInterval{By: operator(ctx).Name, Device: id}
-	if *in.Body.HeartbeatInterval != "" {
-		if c.IntervalMS, err = interval(*in.Body.HeartbeatInterval); err != nil {
-			return nil, err
-		}
-	}
+	c.Device = d.ID
 	return s.changeDevice(ctx, c)
 }
 
 // interval reads body.heartbeat_interval, in ms.
 func interval(text string) (uint32, error) {
 	d, err := duration("body.heartbeat_interval", text, time.Second, time.Hour)
-	return uint32(d.Milliseconds()), err
+	return uint32(d.Milliseconds()), err //nolint:gosec // at most an hour
 }
 
 // duration reads a field that is a duration within bounds, in whole milliseconds.
@@ -176,15 +178,11 @@ func duration(location, text string, least, most time.Duration) (time.Duration, 
 }
 
 type setTagsInput struct {
-	devicePath
+	DevicePath
 	Body v1.SetTags
 }
 
 func (s *server) setTags(ctx context.Context, in *setTagsInput) (*reply[v1.Device], error) {
-	id, err := in.device()
-	if err != nil {
-		return nil, err
-	}
 	if err := checkTags("body.set", in.Body.Set); err != nil {
 		return nil, err
 	}
@@ -197,11 +195,15 @@ func (s *server) setTags(ctx context.Context, in *setTagsInput) (*reply[v1.Devic
 			return nil, invalid(location, "tag %q is in set as well", k)
 		}
 	}
+	v, d, err := s.find(ctx, Reading{}, in.DevicePath)
+	if err != nil {
+		return nil, err
+	}
 	if len(in.Body.Set) == 0 && len(in.Body.Remove) == 0 {
-		return s.getDevice(ctx, &getDeviceInput{devicePath: in.devicePath})
+		return s.deviceReply(v, d), nil
 	}
 	remove := slices.Compact(slices.Sorted(slices.Values(in.Body.Remove)))
-	return s.changeDevice(ctx, &command.SetTags{By: operator(ctx).Name, Device: id, Set: in.Body.Set, Remove: remove})
+	return s.changeDevice(ctx, &command.SetTags{By: operator(ctx).Name, Device: d.ID, Set: in.Body.Set, Remove: remove})
 }
 
 // checkTags holds tags of a request against the rules; the error names the tag.

@@ -43,18 +43,17 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := out.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
-	admitted, err := g.admit(out, r)
+	r, err := g.admit(out, r)
 	if err != nil {
 		writeProblem(out, err)
 		return
 	}
-	ctx := admitted.Context()
-	if !isStream(admitted) {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, requestTime)
+	if !isStream(r) {
+		ctx, cancel := context.WithTimeout(r.Context(), requestTime)
 		defer cancel()
+		r = r.WithContext(ctx) //nolint:contextcheck // it is the caller's context, bounded
 	}
-	g.mux.ServeHTTP(out, admitted.WithContext(ctx))
+	g.mux.ServeHTTP(out, r)
 }
 
 // admit returns the request as the routes may see it, or why they may not. Nothing of the body is read for somebody unknown.
@@ -80,6 +79,8 @@ func (g *gate) admit(w *writer, r *http.Request) (*http.Request, error) {
 		return nil, err
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.Header = r.Header.Clone()
+	r.Header.Del("Accept") // there is one format of answers, and nothing to negotiate
 	return r, nil
 }
 

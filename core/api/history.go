@@ -23,9 +23,9 @@ func (s *server) historyRoutes() {
 }
 
 type historyInput struct {
-	reading
-	devicePath
-	paging
+	Reading
+	DevicePath
+	Paging
 	Order string `query:"order" enum:"asc,desc" default:"asc" doc:"asc: oldest first"`
 }
 
@@ -56,7 +56,7 @@ func (s *server) records(
 }
 
 func (s *server) listHistory(ctx context.Context, in *historyInput) (*reply[v1.List[v1.HistoryItem]], error) {
-	v, d, err := s.find(ctx, in.reading, in.devicePath)
+	v, d, err := s.find(ctx, in.Reading, in.DevicePath)
 	if err != nil {
 		return nil, err
 	}
@@ -93,7 +93,7 @@ func historyItem(r *history.Record) (v1.HistoryItem, error) {
 }
 
 func (s *server) listPresence(ctx context.Context, in *historyInput) (*reply[v1.List[v1.PresenceItem]], error) {
-	v, d, err := s.find(ctx, in.reading, in.devicePath)
+	v, d, err := s.find(ctx, in.Reading, in.DevicePath)
 	if err != nil {
 		return nil, err
 	}

@@ -76,7 +76,7 @@ func humaConfig(version string) huma.Config {
 	cfg := huma.DefaultConfig("Holdfast", version)
 	cfg.OpenAPIPath, cfg.DocsPath, cfg.SchemasPath = "", "", ""
 	cfg.CreateHooks = nil
-	cfg.Formats = map[string]huma.Format{"application/json": jsonFormat}
+	cfg.Formats = map[string]huma.Format{"application/json": jsonFormat, "application/problem+json": problemFormat}
 	cfg.RejectUnknownQueryParameters = true
 	cfg.Transformers = []huma.Transformer{tidy}
 	cfg.Info.Description = "Operators' API of a Holdfast core. Errors are RFC 9457 problems. In answers, fields are only ever added."

@@ -7,8 +7,8 @@ import (
 	"github.com/holdfast-edge/holdfast/core/api/v1"
 )
 
-// paging is the part of a query that pages through a list.
-type paging struct {
+// Paging is the part of a query that pages through a list.
+type Paging struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"items on a page"`
 	Cursor string `query:"cursor" maxLength:"256" doc:"next_cursor of the page before; empty: the first page"`
 }
@@ -39,7 +39,7 @@ func gather[T any](ctx context.Context, limit int, visit func(func(*T) bool), ke
 
 // namedPage is one page of records that are listed in order of their names, which is what visit does.
 func namedPage[T, J any](
-	ctx context.Context, p paging, l list, visit func(func(*T) bool), name func(*T) string, show func(*T) J,
+	ctx context.Context, p Paging, l list, visit func(func(*T) bool), name func(*T) string, show func(*T) J,
 ) (*reply[v1.List[J]], error) {
 	after, err := l.position(p.Cursor)
 	if err != nil {

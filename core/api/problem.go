@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"unicode/utf8"
@@ -129,9 +130,7 @@ func writeProblem(w http.ResponseWriter, err error) {
 		p = internal()
 	}
 	if with, ok := errors.AsType[huma.HeadersError](err); ok {
-		for k, values := range with.GetHeaders() {
-			w.Header()[k] = values
-		}
+		maps.Copy(w.Header(), with.GetHeaders())
 	}
 	w.Header().Set("Content-Type", "application/problem+json")
 	b, err := json.Marshal(p)
@@ -139,5 +138,5 @@ func writeProblem(w http.ResponseWriter, err error) {
 		b = nil // strings and numbers encode
 	}
 	w.WriteHeader(p.Status)
-	w.Write(append(b, '\n')) //nolint:errcheck // there is nobody else to tell
+	_, _ = w.Write(append(b, '\n')) // when the client is gone there is nobody else to tell
 }

@@ -51,12 +51,12 @@ func site(v registry.View, r *registry.Site, t *tally) v1.Site {
 }
 
 type listSitesInput struct {
-	reading
-	paging
+	Reading
+	Paging
 }
 
 func (s *server) listSites(ctx context.Context, in *listSitesInput) (*reply[v1.List[v1.Site]], error) {
-	v, err := s.view(ctx, in.reading)
+	v, err := s.view(ctx, in.Reading)
 	if err != nil {
 		return nil, err
 	}
@@ -64,16 +64,17 @@ func (s *server) listSites(ctx context.Context, in *listSitesInput) (*reply[v1.L
 	if err != nil {
 		return nil, err
 	}
-	return namedPage(ctx, in.paging, listOf("sites"), v.Sites,
+	return namedPage(ctx, in.Paging, listOf("sites"), v.Sites,
 		func(r *registry.Site) string { return r.Name },
 		func(r *registry.Site) v1.Site { return site(v, r, t) })
 }
 
-type sitePath struct {
+// SitePath is the part of a path that names a site.
+type SitePath struct {
 	Name string `path:"name" maxLength:"63" doc:"1 to 63 of a-z, 0-9 and '-'"`
 }
 
-func (p sitePath) check() error {
+func (p SitePath) check() error {
 	if err := ident.CheckName("site", p.Name); err != nil {
 		return invalid("path.name", "%v", err)
 	}
@@ -81,15 +82,15 @@ func (p sitePath) check() error {
 }
 
 type getSiteInput struct {
-	reading
-	sitePath
+	Reading
+	SitePath
 }
 
 func (s *server) getSite(ctx context.Context, in *getSiteInput) (*reply[v1.Site], error) {
 	if err := in.check(); err != nil {
 		return nil, err
 	}
-	v, err := s.view(ctx, in.reading)
+	v, err := s.view(ctx, in.Reading)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +110,7 @@ func (s *server) siteReply(ctx context.Context, v registry.View, r *registry.Sit
 }
 
 type setSiteInput struct {
-	sitePath
+	SitePath
 	Body v1.SetSite
 }
 
@@ -132,12 +133,12 @@ func (s *server) setSite(ctx context.Context, in *setSiteInput) (*reply[v1.Site]
 }
 
 type listGatewaysInput struct {
-	reading
-	paging
+	Reading
+	Paging
 }
 
 func (s *server) listGateways(ctx context.Context, in *listGatewaysInput) (*reply[v1.List[v1.Gateway]], error) {
-	v, err := s.view(ctx, in.reading)
+	v, err := s.view(ctx, in.Reading)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +147,7 @@ func (s *server) listGateways(ctx context.Context, in *listGatewaysInput) (*repl
 		return nil, err
 	}
 	now := time.Now()
-	return namedPage(ctx, in.paging, listOf("gateways"), v.Gateways, (*registry.Gateway).ID, func(g *registry.Gateway) v1.Gateway {
+	return namedPage(ctx, in.Paging, listOf("gateways"), v.Gateways, (*registry.Gateway).ID, func(g *registry.Gateway) v1.Gateway {
 		heard, connected := s.Tracker.LastHeard(g.ID(), now)
 		return v1.Gateway{
 			Site: g.Site, Name: g.Name, Listen: g.Listen, Connected: connected, LastHeardAt: stamp(heard),

@@ -31,26 +31,27 @@ func (s *server) tokenRoutes() {
 }
 
 type listTokensInput struct {
-	reading
-	paging
+	Reading
+	Paging
 }
 
 func (s *server) listTokens(ctx context.Context, in *listTokensInput) (*reply[v1.List[v1.Token]], error) {
-	v, err := s.view(ctx, in.reading)
+	v, err := s.view(ctx, in.Reading)
 	if err != nil {
 		return nil, err
 	}
 	now := s.Wall()
-	return namedPage(ctx, in.paging, listOf("tokens"), v.Tokens,
+	return namedPage(ctx, in.Paging, listOf("tokens"), v.Tokens,
 		func(t *registry.Token) string { return t.ID.String() },
 		func(t *registry.Token) v1.Token { return token(t, now) })
 }
 
-type tokenPath struct {
+// TokenPath is the part of a path that names a token.
+type TokenPath struct {
 	ID string `path:"id" maxLength:"64" doc:"the token's public id"`
 }
 
-func (p tokenPath) token() (seal.TokenID, error) {
+func (p TokenPath) token() (seal.TokenID, error) {
 	id, err := seal.ParseTokenID(p.ID)
 	if err != nil {
 		return id, invalid("path.id", "%v", err)
@@ -59,16 +60,25 @@ func (p tokenPath) token() (seal.TokenID, error) {
 }
 
 type getTokenInput struct {
-	reading
-	tokenPath
+	Reading
+	TokenPath
 }
 
 func (s *server) getToken(ctx context.Context, in *getTokenInput) (*reply[v1.Token], error) {
-	id, err := in.token()
+	t, err := s.findToken(ctx, in.Reading, in.TokenPath)
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.view(ctx, in.reading)
+	return answer(token(t, s.Wall())), nil
+}
+
+// findToken reads the token of a path.
+func (s *server) findToken(ctx context.Context, in Reading, p TokenPath) (*registry.Token, error) {
+	id, err := p.token()
+	if err != nil {
+		return nil, err
+	}
+	v, err := s.view(ctx, in)
 	if err != nil {
 		return nil, err
 	}
@@ -76,17 +86,17 @@ func (s *server) getToken(ctx context.Context, in *getTokenInput) (*reply[v1.Tok
 	if !ok {
 		return nil, fmt.Errorf("token %v: %w", id, registry.ErrNotFound)
 	}
-	return answer(token(t, s.Wall())), nil
+	return t, nil
 }
 
-type revokeTokenInput struct{ tokenPath }
+type revokeTokenInput struct{ TokenPath }
 
 func (s *server) revokeToken(ctx context.Context, in *revokeTokenInput) (*reply[v1.Token], error) {
-	id, err := in.token()
+	t, err := s.findToken(ctx, Reading{}, in.TokenPath)
 	if err != nil {
 		return nil, err
 	}
-	t, err := propose[*registry.Token](ctx, s.Registry, &command.RevokeToken{By: operator(ctx).Name, ID: id})
+	t, err = propose[*registry.Token](ctx, s.Registry, &command.RevokeToken{By: operator(ctx).Name, ID: t.ID})
 	if err != nil {
 		return nil, err
 	}

@@ -185,7 +185,9 @@ func (s *session) report(t *rapid.T) {
 }
 
 // clamped is a gateway's time within what the log knows.
-func (s *session) clamped(d *modelDevice, at time.Time) int64 { return min(max(at.UnixMilli(), d.since), s.w.now) }
+func (s *session) clamped(d *modelDevice, at time.Time) int64 {
+	return min(max(at.UnixMilli(), d.since), s.w.now)
+}
 
 func (s *session) pass(t *rapid.T) {
 	d := rapid.SampledFrom([]time.Duration{time.Millisecond, time.Hour, 24 * time.Hour}).Draw(t, "time")

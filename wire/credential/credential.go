@@ -75,11 +75,12 @@ func Load(dir string) (*Credential, error) {
 	if c.Key, err = loadKey(dir); err != nil {
 		return nil, err
 	}
-	return c, c.use()
+	return c, c.open()
 }
 
-// use checks what is stored and puts it into use.
-func (c *Credential) use() (err error) {
+// open checks what is stored and puts it into use. It runs once, before anybody else sees the credential: a renewal changes
+// the certificate alone, while others read the rest.
+func (c *Credential) open() (err error) {
 	if c.ID, err = ident.Parse(c.now.Identity); err != nil {
 		return fmt.Errorf("identity: %w", err)
 	}
@@ -89,6 +90,16 @@ func (c *Credential) use() (err error) {
 	if c.Authority, err = c.Trust.VerifyAuthority(c.now.Authority); err != nil {
 		return err
 	}
+	spki, err := x509.MarshalPKIXPublicKey(c.Key.Public())
+	if err != nil {
+		return fmt.Errorf("encode the public key: %w", err)
+	}
+	c.KeyID = ident.KeyIDOfSPKI(spki)
+	return c.present()
+}
+
+// present puts the newest stored chain into use.
+func (c *Credential) present() error {
 	chain := c.now.Chain
 	if c.now.Next != nil {
 		chain = c.now.Next
@@ -97,7 +108,6 @@ func (c *Credential) use() (err error) {
 	if err != nil {
 		return err
 	}
-	c.KeyID = ident.KeyIDOf(leaf)
 	c.cert.Store(&tls.Certificate{Certificate: chain, PrivateKey: c.Key, Leaf: leaf})
 	return nil
 }
@@ -181,7 +191,7 @@ func (c *Credential) store(n stored) error {
 		return err
 	}
 	c.now = n
-	return c.use()
+	return c.present()
 }
 
 // loadKey reads the key. It is never made anew here: a key that cannot be read is an error, not a reason for another one.

@@ -5,10 +5,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/internal/backoff"
 	"github.com/holdfast-edge/holdfast/internal/durable"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
@@ -25,10 +28,59 @@ type Enrollment struct {
 	Name   string     // gateways
 	Listen string     // gateways
 	Wall   func() time.Time
+	Log    *slog.Logger
 }
 
 // answerTime bounds the wait for an answer: the one who answers may have to ask the core.
 const answerTime = 20 * time.Second
+
+// Waits between rounds of attempts.
+const (
+	minBackoff = 500 * time.Millisecond
+	maxBackoff = 10 * time.Second
+)
+
+// EnrollAny is Enroll at the first of several servers that answers, given as host:port. What time may heal, a server that
+// cannot be reached or that asks for patience, is tried again until ctx ends; a refusal that it cannot heal is returned at
+// once.
+func EnrollAny(ctx context.Context, tr *link.Transport, servers []string, e Enrollment) (*Credential, *wire.Enrolled, error) {
+	b := backoff.Backoff{Min: minBackoff, Max: maxBackoff}
+	for i := 0; ; i++ {
+		server := servers[i%len(servers)]
+		c, out, err := e.enrollAt(ctx, tr, server)
+		if err == nil || !passing(err) {
+			return c, out, err
+		}
+		wait := b.Next()
+		var refusal *wire.Error
+		if errors.As(err, &refusal) {
+			wait = max(wait, refusal.RetryAfter())
+		}
+		e.Log.Warn("not enrolled yet", "server", server, "err", err, "retry_in", wait.Round(time.Millisecond))
+		if !backoff.Sleep(ctx, wait) {
+			return nil, nil, err
+		}
+	}
+}
+
+// passing tells whether time may heal the error of an enrollment.
+func passing(err error) bool {
+	var refusal *wire.Error
+	if errors.As(err, &refusal) {
+		return refusal.Code.Temporary()
+	}
+	var op *net.OpError
+	return errors.Is(err, link.ErrClosed) && !errors.Is(err, ident.ErrUntrusted) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &op)
+}
+
+func (e *Enrollment) enrollAt(ctx context.Context, tr *link.Transport, server string) (*Credential, *wire.Enrolled, error) {
+	addr, err := link.Resolve(ctx, server)
+	if err != nil {
+		return nil, nil, err
+	}
+	return Enroll(ctx, tr, addr, *e)
+}
 
 // Enroll asks addr for an identity and stores it. The key is made, and stored, before anything is sent, so that a retry after
 // a lost reply presents the same key and gets the same identity. A directory that has an identity of the token's fleet keeps
@@ -73,7 +125,7 @@ func (c *Credential) accept(n stored, trust *ident.Trust, kind seal.Kind) error 
 		return fmt.Errorf("another root than the token names: %w", ident.ErrUntrusted)
 	}
 	c.now = n
-	if err := c.use(); err != nil {
+	if err := c.open(); err != nil {
 		return err
 	}
 	if string(c.ID.Role) != string(kind) {

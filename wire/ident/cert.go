@@ -1,6 +1,7 @@
 package ident
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -182,6 +183,9 @@ func ParseCSR(der []byte) (PublicKey, error) {
 	if err := r.CheckSignature(); err != nil {
 		return PublicKey{}, fmt.Errorf("no proof of possession: %w: %w", ErrCSR, err)
 	}
+	if err := checkSPKI(k, r.RawSubjectPublicKeyInfo); err != nil {
+		return PublicKey{}, fmt.Errorf("%w: %w", ErrCSR, err)
+	}
 	return PublicKey{Key: k, SPKI: r.RawSubjectPublicKeyInfo, ID: KeyIDOfSPKI(r.RawSubjectPublicKeyInfo)}, nil
 }
 
@@ -195,5 +199,18 @@ func ParseSPKI(der []byte) (*ecdsa.PublicKey, error) {
 	if !ok || k.Curve != elliptic.P256() {
 		return nil, fmt.Errorf("public key is %T, want ECDSA P-256", pub)
 	}
-	return k, nil
+	return k, checkSPKI(k, der)
+}
+
+// checkSPKI refuses every encoding of a key but the one that certificates carry: a key id is a hash of the encoding, and a
+// second encoding would give a retired key a new id.
+func checkSPKI(k *ecdsa.PublicKey, der []byte) error {
+	want, err := x509.MarshalPKIXPublicKey(k)
+	if err != nil {
+		return fmt.Errorf("encode public key: %w", err)
+	}
+	if !bytes.Equal(want, der) {
+		return errors.New("public key is not in its one accepted encoding")
+	}
+	return nil
 }

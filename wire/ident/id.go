@@ -70,6 +70,16 @@ func ParseDeviceID(s string) (DeviceID, error) {
 	return d, nil
 }
 
+// UnmarshalCBOR reads a byte string of exactly 16 bytes. The codec alone would fill up a shorter one with zeros and cut a
+// longer one, so that several inputs were the same device.
+func (d *DeviceID) UnmarshalCBOR(b []byte) error {
+	if len(b) != 1+len(d) || b[0] != 0x40|byte(len(d)) {
+		return fmt.Errorf("device id is no byte string of %d bytes: %w", len(d), ErrID)
+	}
+	copy(d[:], b[1:])
+	return nil
+}
+
 // A KeyID names a public key: the SHA-256 of its SubjectPublicKeyInfo.
 type KeyID [32]byte
 

@@ -65,7 +65,7 @@ func (e Endpoint) serverFor(p Protocol) *tls.Config {
 		c.ClientAuth = tls.NoClientCert
 		return c
 	}
-	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return e.Certificate(), nil }
+	c.GetCertificate = func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return e.present(), nil }
 	c.ClientAuth = tls.RequireAnyClientCert
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
 		_, err := e.Trust().Verify(cs.PeerCertificates, e.Wall(), p.Roles...)
@@ -74,9 +74,18 @@ func (e Endpoint) serverFor(p Protocol) *tls.Config {
 	return c
 }
 
+// present is the certificate to show, empty where there is none: crypto/tls answers an empty one with an alert, and a nil one
+// in a client with a panic.
+func (e Endpoint) present() *tls.Certificate {
+	if c := e.Certificate(); c != nil {
+		return c
+	}
+	return new(tls.Certificate)
+}
+
 // withRoot is the certificate with the root appended to its chain.
 func (e Endpoint) withRoot() *tls.Certificate {
-	c := *e.Certificate()
+	c := *e.present()
 	c.Certificate = append(slices.Clip(c.Certificate), e.Trust().Root.Raw)
 	return &c
 }
@@ -87,7 +96,7 @@ func (e Endpoint) Client(alpn string, role Role, accept func(Peer) error) *tls.C
 	c := e.base()
 	c.NextProtos = []string{alpn}
 	if e.Certificate != nil {
-		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return e.Certificate(), nil }
+		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return e.present(), nil }
 	}
 	c.InsecureSkipVerify = true // the standard check wants a host name; VerifyConnection does ours, which wants an identity
 	c.VerifyConnection = func(cs tls.ConnectionState) error {

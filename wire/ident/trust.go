@@ -63,8 +63,8 @@ func PinnedTrust(chain []*x509.Certificate, pin KeyID) (*Trust, error) {
 func (t *Trust) Pin() KeyID { return KeyIDOf(t.Root) }
 
 // Verify checks a presented chain (leaf first): leaf, the issuing CA of the leaf's own role, and optionally the root. The
-// time is clamped into the leaf's validity, so that no clock, neither ours nor the issuer's, locks a peer out; whether the
-// leaf has expired at now is reported in the Peer. One of roles must match.
+// time is clamped into the validity of all three, so that no clock, neither ours nor the issuer's, locks a peer out; whether
+// the leaf has expired at now is reported in the Peer. One of roles must match.
 func (t *Trust) Verify(chain []*x509.Certificate, now time.Time, roles ...Role) (Peer, error) {
 	if len(chain) < 2 || len(chain) > maxChain {
 		return Peer{}, fmt.Errorf("chain of %d certificates, want 2 or %d: %w", len(chain), maxChain, ErrUntrusted)
@@ -88,7 +88,7 @@ func (t *Trust) Verify(chain []*x509.Certificate, now time.Time, roles ...Role) 
 	if len(issuing.URIs) != 1 || *issuing.URIs[0] != *caURL(t.Fleet, id.Role) {
 		return Peer{}, fmt.Errorf("certificate for role %s is not by that role's CA: %w", id.Role, ErrUntrusted)
 	}
-	if err := t.verifyAt(leaf, issuing, clamp(now, leaf)); err != nil {
+	if err := t.verifyAt(leaf, issuing, clamp(now, leaf, issuing, t.Root)); err != nil {
 		return Peer{}, err
 	}
 	return Peer{ID: id, Key: KeyIDOf(leaf), Leaf: leaf, Expired: now.After(leaf.NotAfter)}, nil
@@ -110,13 +110,23 @@ func (t *Trust) verifyAt(leaf, issuing *x509.Certificate, at time.Time) error {
 	return nil
 }
 
-// clamp moves now into the validity of c.
-func clamp(now time.Time, c *x509.Certificate) time.Time {
-	if now.Before(c.NotBefore) {
-		return c.NotBefore
+// clamp moves now into the time in which all of chain are valid, if there is one. A leaf may be older than its CA by the
+// dates alone: the node that made the CA had a clock that was ahead and was then set right.
+func clamp(now time.Time, chain ...*x509.Certificate) time.Time {
+	from, until := chain[0].NotBefore, chain[0].NotAfter
+	for _, c := range chain[1:] {
+		if c.NotBefore.After(from) {
+			from = c.NotBefore
+		}
+		if c.NotAfter.Before(until) {
+			until = c.NotAfter
+		}
 	}
-	if now.After(c.NotAfter) {
-		return c.NotAfter
+	switch {
+	case now.Before(from):
+		return from
+	case now.After(until):
+		return until
 	}
 	return now
 }

@@ -40,12 +40,13 @@ type Limits struct {
 	Stream     uint64 // bytes not yet read, of one stream
 	Connection uint64 // bytes not yet read, of all streams
 	Streams    int64  // streams open at once that the peer opened
+	Frame      int    // bytes of one frame of the control stream
 }
 
 // The limits of the two kinds of link. An agent can pin less than 512 KiB of its gateway's memory.
 var (
-	AgentLimits  = Limits{Stream: 64 << 10, Connection: 128 << 10, Streams: 4}
-	UplinkLimits = Limits{Stream: 4 << 20, Connection: 8 << 20, Streams: 64}
+	AgentLimits  = Limits{Stream: 64 << 10, Connection: 128 << 10, Streams: 4, Frame: 64 << 10}
+	UplinkLimits = Limits{Stream: 4 << 20, Connection: 8 << 20, Streams: 64, Frame: wire.MaxFrame}
 )
 
 // Options of a listener or a dial.
@@ -60,11 +61,16 @@ type Options struct {
 	Connections int
 }
 
-func (o Options) quic() *quic.Config {
-	l := o.Limits
-	if l == (Limits{}) {
-		l = AgentLimits
+// limits are those of o with the default.
+func (o Options) limits() Limits {
+	if o.Limits == (Limits{}) {
+		return AgentLimits
 	}
+	return o.Limits
+}
+
+func (o Options) quic() *quic.Config {
+	l := o.limits()
 	return &quic.Config{
 		Versions:                       []quic.Version{quic.Version1},
 		HandshakeIdleTimeout:           handshakeTimeout,
@@ -127,12 +133,13 @@ func (t *Transport) Dial(ctx context.Context, addr net.Addr, tc *tls.Config, o O
 		c.CloseWithError(0, "") //nolint:errcheck // the session never began
 		return nil, fmt.Errorf("dial %v: open control stream: %w", addr, asError(err))
 	}
-	return newSession(c, s), nil
+	return newSession(c, s, o.limits().Frame), nil
 }
 
 // A Listener accepts sessions.
 type Listener struct {
-	ln *quic.Listener
+	ln    *quic.Listener
+	frame int // largest frame of a peer with an identity
 }
 
 // Listen starts accepting on t, which can listen once.
@@ -162,7 +169,7 @@ func (t *Transport) Listen(tc *tls.Config, o Options) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %v: %w", t.Addr(), err)
 	}
-	return &Listener{ln: ln}, nil
+	return &Listener{ln: ln, frame: o.limits().Frame}, nil
 }
 
 var errFull = errors.New("too many connections")
@@ -174,14 +181,21 @@ func (l *Listener) Accept(ctx context.Context) (*Pending, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Pending{conn: c}, nil
+	p := &Pending{conn: c, frame: l.frame}
+	if len(c.ConnectionState().TLS.PeerCertificates) == 0 {
+		p.frame = min(p.frame, AgentLimits.Frame) // a client that showed no identity gets no more than an agent on any port
+	}
+	return p, nil
 }
 
 // Close stops accepting; sessions that were accepted go on.
 func (l *Listener) Close() error { return l.ln.Close() }
 
 // A Pending connection has not opened its control stream yet.
-type Pending struct{ conn *quic.Conn }
+type Pending struct {
+	conn  *quic.Conn
+	frame int
+}
 
 // Protocol is the ALPN name that the client chose.
 func (p *Pending) Protocol() string { return p.conn.ConnectionState().TLS.NegotiatedProtocol }
@@ -195,7 +209,7 @@ func (p *Pending) Session(ctx context.Context, wait time.Duration) (*Session, er
 		p.conn.CloseWithError(quic.ApplicationErrorCode(wire.CodeMalformed), "no control stream") //nolint:errcheck // nothing to save
 		return nil, fmt.Errorf("wait for the control stream: %w", asError(err))
 	}
-	return newSession(p.conn, s), nil
+	return newSession(p.conn, s, p.frame), nil
 }
 
 // Refuse closes the connection with a code.
@@ -209,12 +223,13 @@ type Session struct {
 	ctl  *quic.Stream
 	in   *wire.FrameReader
 
-	mu  sync.Mutex // guards writes to ctl and out
-	out []byte
+	mu     sync.Mutex // guards writes to ctl and what follows
+	out    []byte
+	broken error // of the first write that failed: part of its frame may be on its way, so nothing may follow it
 }
 
-func newSession(c *quic.Conn, ctl *quic.Stream) *Session {
-	return &Session{conn: c, ctl: ctl, in: wire.NewFrameReader(ctl)}
+func newSession(c *quic.Conn, ctl *quic.Stream, frame int) *Session {
+	return &Session{conn: c, ctl: ctl, in: wire.NewFrameReader(ctl, frame)}
 }
 
 // Peer is who the other side is; ok is false for a client of a protocol without certificates.
@@ -237,10 +252,14 @@ func (s *Session) Context() context.Context { return s.conn.Context() }
 // maxKept is the largest send buffer that a session keeps between frames.
 const maxKept = 1 << 10
 
-// Send writes one frame on the control stream. It blocks for at most sendTimeout on a peer that does not read.
+// Send writes one frame on the control stream. It blocks for at most sendTimeout on a peer that does not read. After an error
+// of the stream the session takes no more frames: everyone who waits for his turn gets the same error at once.
 func (s *Session) Send(t wire.Type, m any) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.broken != nil {
+		return s.broken
+	}
 	b, err := wire.AppendFrame(s.out[:0], t, m)
 	if err != nil {
 		return err
@@ -252,9 +271,9 @@ func (s *Session) Send(t wire.Type, m any) error {
 		return asError(err)
 	}
 	if _, err := s.ctl.Write(b); err != nil {
-		return fmt.Errorf("send %v: %w", t, asError(err))
+		s.broken = fmt.Errorf("send %v: %w", t, asError(err))
 	}
-	return nil
+	return s.broken
 }
 
 // Recv waits for the next frame of the control stream. The message is valid until the next Recv.
@@ -328,32 +347,6 @@ func (s *Session) CloseSend(d time.Duration) {
 	case <-t.C:
 	case <-s.conn.Context().Done():
 	}
-}
-
-// ErrClosed says that the session is over without a reason from the peer: lost, timed out, or reset by a peer that
-// restarted.
-var ErrClosed = errors.New("session is over")
-
-// asError turns a peer's closing code into its *wire.Error, and every other end of a connection into ErrClosed.
-func asError(err error) error {
-	var app *quic.ApplicationError
-	if errors.As(err, &app) {
-		if app.ErrorCode == 0 {
-			return fmt.Errorf("%w: closed", ErrClosed)
-		}
-		if !app.Remote {
-			return fmt.Errorf("%w: closed here: %s", ErrClosed, app.ErrorMessage)
-		}
-		return &wire.Error{Code: wire.Code(app.ErrorCode), Detail: app.ErrorMessage}
-	}
-	var idle *quic.IdleTimeoutError
-	var hs *quic.HandshakeTimeoutError
-	var reset *quic.StatelessResetError
-	var transport *quic.TransportError
-	if errors.As(err, &idle) || errors.As(err, &hs) || errors.As(err, &reset) || errors.As(err, &transport) {
-		return fmt.Errorf("%w: %w", ErrClosed, err)
-	}
-	return err
 }
 
 // Resolve finds the UDP address of host:port. A literal address needs no resolver.

@@ -8,6 +8,8 @@ package seal
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
@@ -42,6 +44,29 @@ func (c Chain) Next(payload []byte) Chain {
 	h.Write(c[:])
 	h.Write(payload)
 	return Chain(h.Sum(nil))
+}
+
+// UnmarshalCBOR reads a byte string of exactly 32 bytes; the codec alone would fill up or cut another length.
+func (c *Chain) UnmarshalCBOR(b []byte) error { return exactBytes(c[:], b) }
+
+// A RandomID is 16 random bytes that tell two things with the same number apart.
+type RandomID [16]byte
+
+// UnmarshalCBOR reads a byte string of exactly 16 bytes.
+func (r *RandomID) UnmarshalCBOR(b []byte) error { return exactBytes(r[:], b) }
+
+// exactBytes fills dst from a CBOR byte string of its length, in its shortest form. dst has less than 256 bytes.
+func exactBytes(dst, b []byte) error {
+	head := []byte{0x58, byte(len(dst))}
+	if len(dst) < 24 {
+		head = []byte{0x40 | byte(len(dst))}
+	}
+	rest, ok := bytes.CutPrefix(b, head)
+	if !ok || len(rest) != len(dst) {
+		return fmt.Errorf("no byte string of %d bytes: %w", len(dst), wire.ErrMalformed)
+	}
+	copy(dst, rest)
+	return nil
 }
 
 // sealAs signs payload in a domain. kid names the key for the receiver.
@@ -99,8 +124,15 @@ func open(domain string, alg cose.Algorithm, b []byte) (*envelope, error) {
 	return e, nil
 }
 
-// verify checks the signature by pub over the received bytes.
+// verify checks the signature by pub over the received bytes. A nil envelope, which a value that was not parsed has, and a key
+// of another kind or size verify nothing.
 func (e *envelope) verify(pub crypto.PublicKey) error {
+	if e == nil {
+		return fmt.Errorf("not parsed from bytes: %w", ErrSignature)
+	}
+	if !usable(pub) {
+		return fmt.Errorf("%s: no key to verify with: %w", e.domain, ErrSignature)
+	}
 	v, err := cose.NewVerifier(e.alg, pub)
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", e.domain, ErrSignature, err)
@@ -111,7 +143,18 @@ func (e *envelope) verify(pub crypto.PublicKey) error {
 	return nil
 }
 
-// decode reads the payload into v and insists that it is in deterministic form, so that one content has one encoding.
+// usable tells whether pub is a key at all: the libraries below panic on a nil key and on one of the wrong size.
+func usable(pub crypto.PublicKey) bool {
+	switch k := pub.(type) {
+	case *ecdsa.PublicKey:
+		return k != nil && k.Curve != nil
+	case ed25519.PublicKey:
+		return len(k) == ed25519.PublicKeySize
+	}
+	return false
+}
+
+// decode reads the payload into v. Keys that this build does not know are skipped: a newer device may state more.
 func (e *envelope) decode(v any) error {
 	if err := wire.Unmarshal(e.msg.Payload, v); err != nil {
 		return fmt.Errorf("%s: %w", e.domain, err)

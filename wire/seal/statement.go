@@ -55,12 +55,12 @@ type Statement struct {
 	Type     StatementType   `cbor:"2,keyasint"`
 	Device   ident.DeviceID  `cbor:"3,keyasint"`
 	Epoch    uint64          `cbor:"4,keyasint"` // counter kept with the identity, from 1
-	EpochID  [16]byte        `cbor:"5,keyasint"` // random, made with the epoch
+	EpochID  RandomID        `cbor:"5,keyasint"` // random, made with the epoch
 	Seq      uint64          `cbor:"6,keyasint"` // from 1, no gaps
 	Prev     Chain           `cbor:"7,keyasint"` // chain before this statement
 	TimeMS   int64           `cbor:"8,keyasint"` // the device's wall clock, Unix ms
 	UptimeMS uint64          `cbor:"9,keyasint"` // since boot
-	BootID   [16]byte        `cbor:"10,keyasint"`
+	BootID   RandomID        `cbor:"10,keyasint"`
 	Clock    ClockQuality    `cbor:"11,keyasint"`
 	Body     cbor.RawMessage `cbor:"12,keyasint"`           // by type
 	Before   *EpochLink      `cbor:"13,keyasint,omitempty"` // only in seq 1 of an epoch after the first
@@ -145,12 +145,7 @@ func (s *Statement) check() error {
 }
 
 // Verify checks the signature by pub over the bytes that were received.
-func (s *SealedStatement) Verify(pub *ecdsa.PublicKey) error {
-	if s.env == nil {
-		return fmt.Errorf("statement: not parsed from bytes: %w", ErrSignature)
-	}
-	return s.env.verify(pub)
-}
+func (s *SealedStatement) Verify(pub *ecdsa.PublicKey) error { return s.env.verify(pub) }
 
 // Register reads the body of a registration and holds it against its limits.
 func (s *Statement) Register() (*Register, error) {

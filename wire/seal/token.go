@@ -34,9 +34,11 @@ func (t TokenID) String() string { return hex.EncodeToString(t[:]) }
 // ParseTokenID reads the form that String writes.
 func ParseTokenID(s string) (TokenID, error) {
 	var t TokenID
-	if n, err := hex.Decode(t[:], []byte(s)); err != nil || n != len(t) || len(s) != hex.EncodedLen(len(t)) || t.String() != s {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(t) || hex.EncodeToString(b) != s {
 		return TokenID{}, fmt.Errorf("token id must be %d hex digits", hex.EncodedLen(len(t)))
 	}
+	copy(t[:], b)
 	return t, nil
 }
 

@@ -1,0 +1,243 @@
+package api
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-edge/holdfast/core/api/v1"
+)
+
+// A document is what the tests read of the OpenAPI document.
+type document struct {
+	OpenAPI string `json:"openapi"`
+	Info    struct {
+		Title   string `json:"title"`
+		Version string `json:"version"`
+	} `json:"info"`
+	Paths    map[string]map[string]operation `json:"paths"`
+	Security []map[string][]string           `json:"security"`
+
+	Components struct {
+		Schemas         map[string]json.RawMessage   `json:"schemas"`
+		SecuritySchemes map[string]map[string]string `json:"securitySchemes"`
+	} `json:"components"`
+}
+
+type operation struct {
+	OperationID string                 `json:"operationId"`
+	Summary     string                 `json:"summary"`
+	Security    *[]map[string][]string `json:"security"`
+	Parameters  []struct {
+		Name     string `json:"name"`
+		In       string `json:"in"`
+		Required bool   `json:"required"`
+	} `json:"parameters"`
+	RequestBody *struct {
+		Required bool `json:"required"`
+	} `json:"requestBody"`
+	Responses map[string]struct {
+		Description string                     `json:"description"`
+		Content     map[string]json.RawMessage `json:"content"`
+	} `json:"responses"`
+}
+
+func openapi(t *testing.T, c *core) (document, []byte) {
+	t.Helper()
+	w := c.do(httptest.NewRequest(http.MethodGet, "/openapi.json", nil))
+	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "application/json" {
+		t.Fatalf("got %d %v", w.Code, w.Header())
+	}
+	var d document
+	if err := json.Unmarshal(w.Body.Bytes(), &d); err != nil {
+		t.Fatal(err)
+	}
+	return d, w.Body.Bytes()
+}
+
+// routes are all routes of the document, as "METHOD path".
+func (d *document) routes() []string {
+	var out []string
+	for path, ops := range d.Paths {
+		for method := range ops {
+			out = append(out, strings.ToUpper(method)+" "+path)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestOpenAPIListsEveryRoute(t *testing.T) {
+	d, _ := openapi(t, newCore(t))
+	want := []string{
+		"DELETE /v1/tokens/{id}", "GET /healthz", "GET /openapi.json", "GET /readyz", "GET /v1/cluster", "GET /v1/devices",
+		"GET /v1/devices/{id}", "GET /v1/devices/{id}/history", "GET /v1/devices/{id}/presence", "GET /v1/events", "GET /v1/gateways",
+		"GET /v1/sites", "GET /v1/sites/{name}", "GET /v1/tokens", "GET /v1/tokens/{id}", "GET /v1/whoami", "PATCH /v1/devices/{id}",
+		"PATCH /v1/devices/{id}/tags", "POST /v1/tokens", "PUT /v1/sites/{name}",
+	}
+	if got := d.routes(); !slices.Equal(got, want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// The rules of OpenAPI 3.1 that a document like this can break.
+func TestOpenAPIIsValid(t *testing.T) {
+	d, raw := openapi(t, newCore(t))
+	if !strings.HasPrefix(d.OpenAPI, "3.1.") || d.Info.Title == "" || d.Info.Version != "1.2.3" || d.Components.SecuritySchemes["bearer"]["scheme"] != "bearer" {
+		t.Errorf("head: %+v %+v", d.Info, d.Components.SecuritySchemes)
+	}
+	ids := make(map[string]bool)
+	param := regexp.MustCompile(`\{([^}]*)\}`)
+	for path, ops := range d.Paths {
+		for method, o := range ops {
+			name := method + " " + path
+			if o.OperationID == "" || ids[o.OperationID] || o.Summary == "" {
+				t.Errorf("%s: operation id %q, summary %q", name, o.OperationID, o.Summary)
+			}
+			ids[o.OperationID] = true
+			var inPath []string
+			for _, p := range o.Parameters {
+				if p.In == "path" && p.Required {
+					inPath = append(inPath, p.Name)
+				}
+			}
+			var want []string
+			for _, m := range param.FindAllStringSubmatch(path, -1) {
+				want = append(want, m[1])
+			}
+			if !slices.Equal(inPath, want) {
+				t.Errorf("%s: documents path parameters %q", name, inPath)
+			}
+			if takes := method != "get" && method != "delete"; (o.RequestBody != nil) != takes || takes && !o.RequestBody.Required {
+				t.Errorf("%s: request body %+v", name, o.RequestBody)
+			}
+			checkResponses(t, name, &o)
+		}
+	}
+	for _, m := range regexp.MustCompile(`"\$ref":"([^"]*)"`).FindAllStringSubmatch(string(raw), -1) {
+		schema, ok := strings.CutPrefix(m[1], "#/components/schemas/")
+		if _, defined := d.Components.Schemas[schema]; !ok || !defined {
+			t.Errorf("%s leads nowhere", m[1])
+		}
+	}
+	if strings.Contains(string(raw), "$schema") || strings.Contains(string(raw), "unpkg") {
+		t.Error("the document leads elsewhere")
+	}
+}
+
+func checkResponses(t *testing.T, name string, o *operation) {
+	t.Helper()
+	good := 0
+	for status, r := range o.Responses {
+		if status[0] == '2' {
+			good++
+			continue
+		}
+		if _, ok := r.Content["application/problem+json"]; !ok || len(r.Content) != 1 {
+			t.Errorf("%s: %s is no problem", name, status)
+		}
+	}
+	if good != 1 || len(o.Responses) < 3 {
+		t.Errorf("%s: responses %v", name, o.Responses)
+	}
+}
+
+// Answers may get fields later; requests with fields that nobody knows are refused.
+func TestOnlyRequestsAreClosed(t *testing.T) {
+	d, _ := openapi(t, newCore(t))
+	for name, raw := range d.Components.Schemas {
+		closed := strings.Contains(string(raw), `"additionalProperties":false`)
+		if want := name == "CreateToken" || strings.HasPrefix(name, "Set"); closed != want {
+			t.Errorf("schema %s: closed %v, want %v", name, closed, want)
+		}
+		if strings.Contains(string(raw), `"type":["array","null"]`) && name != "ErrorModel" {
+			t.Errorf("schema %s has a list that may be null", name)
+		}
+	}
+}
+
+// concrete fills a route's parameters.
+func concrete(path string) string {
+	return strings.NewReplacer("{id}", someDevice, "{name}", "plant-7").Replace(path)
+}
+
+// Every route of the document, so that a new one cannot be forgotten, is closed to everybody without a known token, but for
+// those that say so, which are exactly three.
+func TestEveryRouteNeedsAToken(t *testing.T) {
+	c := newCore(t)
+	c.token("device", "plant-7")
+	d, _ := openapi(t, c)
+	before := c.View().Index()
+	bad := map[string][]string{
+		"none": nil, "empty": {""}, "wrong": {"Bearer hfa_wrong"}, "basic": {"Basic " + adminToken}, "bare": {adminToken}, "two spaces": {"Bearer  " + adminToken},
+		"trailing": {"Bearer " + adminToken + " "}, "two": {"Bearer " + adminToken, "Bearer " + adminToken}, "no token": {"Bearer "},
+		"scheme only": {"Bearer"}, "long": {"Bearer " + strings.Repeat("a", 100_000)}, "case": {"Bearer " + strings.ToUpper(adminToken)},
+	}
+	var open []string
+	for _, route := range append(d.routes(), "GET /v1/nothing", "GET /", "GET /healthz/", "GET //healthz", "BREW /v1/devices") {
+		method, path, _ := strings.Cut(route, " ")
+		o := d.Paths[path][strings.ToLower(method)]
+		if o.Security != nil && len(*o.Security) == 0 {
+			open = append(open, path)
+			if w := c.do(httptest.NewRequest(method, path, nil)); w.Code != http.StatusOK {
+				t.Errorf("%s: %d", route, w.Code)
+			}
+			continue
+		}
+		for name, headers := range bad {
+			r := httptest.NewRequest(method, "/", strings.NewReader(`{"kind":"device","site":"plant-7"}`))
+			r.URL.Path = concrete(path)
+			r.Header["Authorization"] = headers
+			w := c.do(r)
+			if w.Code != http.StatusUnauthorized || w.Header().Get("WWW-Authenticate") == "" {
+				t.Errorf("%s with %s: %d", route, name, w.Code)
+				continue
+			}
+			if p := problem(t, w, http.StatusUnauthorized); p.Type != v1.ProblemUnauthorized || strings.Contains(p.Detail, adminToken) {
+				t.Errorf("%s with %s: %+v", route, name, p)
+			}
+		}
+	}
+	if slices.Sort(open); !slices.Equal(open, []string{"/healthz", "/openapi.json", "/readyz"}) {
+		t.Errorf("open to everybody: %q", open)
+	}
+	if got := c.View().Index(); got != before || c.barrier != 0 {
+		t.Errorf("the state's index went from %d to %d, and %d reads were begun", before, got, c.barrier)
+	}
+}
+
+// The scheme's name has no case.
+func TestBearerInOtherCase(t *testing.T) {
+	c := newCore(t)
+	r := httptest.NewRequest(http.MethodGet, "/v1/whoami", nil)
+	r.Header.Set("Authorization", "bearer "+adminToken)
+	if w := c.do(r); w.Code != http.StatusOK {
+		t.Errorf("got %d", w.Code)
+	}
+}
+
+// A role that this build does not know is granted nothing.
+func TestOtherRolesAreRefused(t *testing.T) {
+	c := newCoreWith(t, "viewer")
+	r := request(http.MethodGet, "/v1/whoami", "")
+	if p := problem(t, c.do(r), http.StatusForbidden); p.Type != v1.ProblemForbidden {
+		t.Errorf("got %+v", p)
+	}
+}
+
+// What the types for clients say of a problem is all that there is in one.
+func TestProblemType(t *testing.T) {
+	c := newCore(t)
+	p := problem(t, c.do(request(http.MethodGet, "/v1/devices?limit=0&site=X", "")), http.StatusUnprocessableEntity)
+	want := v1.Problem{
+		Type: v1.ProblemInvalid, Title: "Unprocessable Entity", Status: 422, Detail: "query.limit: expected number >= 1",
+		Errors: []v1.ProblemDetail{{Location: "query.limit", Message: "expected number >= 1"}},
+	}
+	if p.Detail != want.Detail || len(p.Errors) != 1 || p.Errors[0] != want.Errors[0] || p.Type != want.Type || p.Title != want.Title {
+		t.Errorf("got %+v, want %+v", p, want)
+	}
+}
