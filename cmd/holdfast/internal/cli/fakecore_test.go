@@ -1,0 +1,264 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
+)
+
+const goodToken = "hfo1_the-operators-secret"
+
+// fakeNow is the time on the fake core's clock, far from that of the machine.
+var fakeNow = time.Date(2026, 5, 1, 10, 0, 0, 0, time.UTC)
+
+func before(d time.Duration) *time.Time {
+	t := fakeNow.Add(-d)
+	return &t
+}
+
+// A fakeCore answers as a core node does, from fixed data, with two items on a page.
+type fakeCore struct {
+	fleet    string
+	devices  []v1.Device
+	sites    []v1.Site
+	gateways []v1.Gateway
+	tokens   []v1.Token
+	history  []v1.HistoryItem
+	presence []v1.PresenceItem
+	events   []v1.Event
+	cluster  v1.Cluster
+
+	hook func(w http.ResponseWriter, r *http.Request) bool // true: the hook has answered
+
+	mu       sync.Mutex
+	requests []string // method, path and query, space, body
+}
+
+// serve starts the core and returns its server, which the test ends.
+func (f *fakeCore) serve(t *testing.T) *httptest.Server {
+	t.Helper()
+	srv := httptest.NewTLSServer(f)
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+func (f *fakeCore) seen() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.requests)
+}
+
+func (f *fakeCore) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(err)
+	}
+	r.Body = io.NopCloser(strings.NewReader(string(body)))
+	f.mu.Lock()
+	f.requests = append(f.requests, strings.TrimSpace(r.Method+" "+r.URL.String()+" "+string(body)))
+	f.mu.Unlock()
+	w.Header().Set("Date", fakeNow.Format(http.TimeFormat))
+	if f.hook != nil && f.hook(w, r) {
+		return
+	}
+	if r.Header.Get("Authorization") != "Bearer "+goodToken {
+		refuse(w, http.StatusUnauthorized, "the token is not known here")
+		return
+	}
+	f.mux().ServeHTTP(w, r)
+}
+
+func (f *fakeCore) mux() *http.ServeMux {
+	m := http.NewServeMux()
+	m.HandleFunc("GET /v1/whoami", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, 200, v1.Whoami{Operator: "admin", Role: "admin", Fleet: f.fleet})
+	})
+	m.HandleFunc("GET /v1/devices", func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		page(w, r, filter(f.devices, func(d v1.Device) bool {
+			return is(q.Get("site"), d.Site) && is(q.Get("state"), d.State) && is(q.Get("presence"), d.Presence)
+		}))
+	})
+	m.HandleFunc("GET /v1/devices/{id}", func(w http.ResponseWriter, r *http.Request) { one(w, r, f.devices, deviceName) })
+	m.HandleFunc("PATCH /v1/devices/{id}", f.setDevice)
+	m.HandleFunc("PATCH /v1/devices/{id}/tags", f.setTags)
+	m.HandleFunc("GET /v1/devices/{id}/history", func(w http.ResponseWriter, r *http.Request) { page(w, r, ordered(r, f.history)) })
+	m.HandleFunc("GET /v1/devices/{id}/presence", func(w http.ResponseWriter, r *http.Request) { page(w, r, ordered(r, f.presence)) })
+	m.HandleFunc("GET /v1/sites", func(w http.ResponseWriter, r *http.Request) { page(w, r, f.sites) })
+	m.HandleFunc("GET /v1/sites/{id}", func(w http.ResponseWriter, r *http.Request) { one(w, r, f.sites, siteName) })
+	m.HandleFunc("PUT /v1/sites/{id}", f.setSite)
+	m.HandleFunc("GET /v1/gateways", func(w http.ResponseWriter, r *http.Request) { page(w, r, f.gateways) })
+	m.HandleFunc("GET /v1/tokens", func(w http.ResponseWriter, r *http.Request) { page(w, r, f.tokens) })
+	m.HandleFunc("GET /v1/tokens/{id}", func(w http.ResponseWriter, r *http.Request) { one(w, r, f.tokens, tokenName) })
+	m.HandleFunc("DELETE /v1/tokens/{id}", func(w http.ResponseWriter, r *http.Request) { one(w, r, f.tokens, tokenName) })
+	m.HandleFunc("POST /v1/tokens", f.createToken)
+	m.HandleFunc("GET /v1/cluster", func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, f.cluster) })
+	m.HandleFunc("GET /v1/events", f.stream)
+	return m
+}
+
+func deviceName(d v1.Device) string { return d.ID }
+func siteName(s v1.Site) string     { return s.Name }
+func tokenName(t v1.Token) string   { return t.ID }
+
+func (f *fakeCore) setDevice(w http.ResponseWriter, r *http.Request) {
+	var in v1.SetDevice
+	read(r, &in)
+	d := f.devices[0]
+	d.HeartbeatIntervalS = 30
+	if v := *in.HeartbeatInterval; v != "" {
+		d.HeartbeatIntervalS = seconds(v)
+	}
+	answer(w, 200, d)
+}
+
+func (f *fakeCore) setTags(w http.ResponseWriter, r *http.Request) {
+	var in v1.SetTags
+	read(r, &in)
+	d := f.devices[0]
+	d.Tags = map[string]string{"site": d.Site}
+	maps.Copy(d.Tags, in.Set)
+	answer(w, 200, d)
+}
+
+func (f *fakeCore) setSite(w http.ResponseWriter, r *http.Request) {
+	var in v1.SetSite
+	read(r, &in)
+	s := v1.Site{Name: r.PathValue("id"), HeartbeatIntervalS: 30, CreatedAt: fakeNow}
+	if in.HeartbeatInterval != "" {
+		s.HeartbeatIntervalS = seconds(in.HeartbeatInterval)
+	}
+	answer(w, 200, s)
+}
+
+func (f *fakeCore) createToken(w http.ResponseWriter, r *http.Request) {
+	var in v1.CreateToken
+	read(r, &in)
+	if in.Kind != "core" && in.Site == "" {
+		refuse(w, http.StatusUnprocessableEntity, "body.site: is missing: a "+in.Kind+" token enrolls into one site")
+		return
+	}
+	t := v1.Token{
+		ID: "tk9f3a", Kind: in.Kind, Site: in.Site, Tags: in.Tags, Uses: max(in.Uses, 1), CreatedAt: fakeNow, CreatedBy: "admin",
+		ExpiresAt: fakeNow.Add(time.Hour), State: "open", Comment: in.Comment,
+	}
+	answer(w, http.StatusCreated, v1.NewToken{ID: t.ID, Token: "hf1_secret", Record: t})
+}
+
+// stream sends the events behind "after", whose ids are their indexes here, and ends.
+func (f *fakeCore) stream(w http.ResponseWriter, r *http.Request) {
+	after, err := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64)
+	if err != nil {
+		after = 0
+	}
+	w.Header().Set("Content-Type", "text/event-stream")
+	send(w, ": hello\n\n")
+	for _, e := range f.events {
+		if e.Index > after {
+			b, err := json.Marshal(e)
+			if err != nil {
+				panic(err)
+			}
+			send(w, fmt.Sprintf("id: %d\nevent: %s\ndata: %s\n\n", e.Index, e.Type, b))
+		}
+	}
+}
+
+func send(w io.Writer, text string) {
+	if _, err := io.WriteString(w, text); err != nil {
+		panic(err)
+	}
+}
+
+func is(want, have string) bool { return want == "" || want == have }
+
+func filter[T any](items []T, keep func(T) bool) []T {
+	return slices.DeleteFunc(slices.Clone(items), func(v T) bool { return !keep(v) })
+}
+
+func ordered[T any](r *http.Request, items []T) []T {
+	items = slices.Clone(items)
+	if r.URL.Query().Get("order") == "desc" {
+		slices.Reverse(items)
+	}
+	return items
+}
+
+func seconds(s string) float64 {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		panic(err)
+	}
+	return d.Seconds()
+}
+
+func read(r *http.Request, v any) {
+	if err := json.NewDecoder(r.Body).Decode(v); err != nil {
+		panic(err)
+	}
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		panic(err)
+	}
+}
+
+func refuse(w http.ResponseWriter, status int, detail string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	location, message, _ := strings.Cut(detail, ": ")
+	p := map[string]any{"type": "about:blank", "title": http.StatusText(status), "status": status, "detail": detail}
+	if message != "" {
+		p["errors"] = []map[string]any{{"location": location, "message": message}}
+	}
+	if err := json.NewEncoder(w).Encode(p); err != nil {
+		panic(err)
+	}
+}
+
+// page answers with one page of two items.
+func page[T any](w http.ResponseWriter, r *http.Request, items []T) {
+	from := 0
+	if c := r.URL.Query().Get("cursor"); c != "" {
+		var err error
+		if from, err = strconv.Atoi(c); err != nil {
+			refuse(w, http.StatusUnprocessableEntity, "query.cursor: is damaged")
+			return
+		}
+	}
+	n, err := strconv.Atoi(r.URL.Query().Get("limit"))
+	if err != nil || n < 1 || n > 1000 {
+		refuse(w, http.StatusUnprocessableEntity, "query.limit: must be from 1 to 1000")
+		return
+	}
+	to := min(from+min(n, 2), len(items))
+	l := v1.List[T]{Items: items[from:to]}
+	if to < len(items) {
+		l.NextCursor = strconv.Itoa(to)
+	}
+	answer(w, 200, l)
+}
+
+// one answers with the item that the path names.
+func one[T any](w http.ResponseWriter, r *http.Request, items []T, name func(T) string) {
+	i := slices.IndexFunc(items, func(v T) bool { return name(v) == r.PathValue("id") })
+	if i < 0 {
+		refuse(w, http.StatusNotFound, r.PathValue("id")+": not found")
+		return
+	}
+	answer(w, 200, items[i])
+}

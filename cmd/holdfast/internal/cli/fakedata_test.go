@@ -1,0 +1,81 @@
+package cli
+
+import (
+	"time"
+
+	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
+)
+
+const (
+	idA = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
+	idB = "3fb00000-5717-4562-b3fc-2c963f66afa6"
+	idC = "9c0d1e2f-5717-4562-b3fc-2c963f66afa6"
+)
+
+// newFleet is a core with a small fleet.
+func newFleet() *fakeCore {
+	keys := []v1.Key{{ID: "0123456789abcdef0123456789abcdef", State: "active", Since: *before(48 * time.Hour), ExpiresAt: *before(-88 * 24 * time.Hour)}}
+	jetson := v1.Profile{
+		Model: new("NVIDIA Jetson Xavier NX"), SoC: new("nvidia-jetson-xavier-nx"), Arch: new("arm64"),
+		RAMBytes: new(uint64(8165347328)), CPUCores: new(uint32(6)), Accelerators: []string{"nvidia-gpu"},
+		OS: new("Ubuntu 24.04"), Hints: &v1.Hints{Serial: "142042", MACs: []string{"48:b0:2d:00:00:01"}},
+		Unknown: map[string]string{"kernel": "uname: permission denied", "accelerators": "usb: input/output error"},
+	}
+	return &fakeCore{
+		fleet: "acme",
+		devices: []v1.Device{
+			{
+				ID: idA, Site: "plant-7", State: "active", Presence: "online", PresenceSince: before(26 * time.Hour),
+				LastHeartbeatAt: before(3 * time.Second), HeartbeatIntervalS: 2, Gateway: "plant-7/gw-a", Profile: jetson,
+				AgentVersion: "1.0.0", Tags: map[string]string{"site": "plant-7", "line": "3"}, EnrolledAt: *before(48 * time.Hour),
+				RegisteredAt: before(26 * time.Hour), Keys: keys,
+				Desired:  v1.Desired{Version: 4, Assignments: []v1.Assignment{{Slot: "app", Artifact: "vision:1.2"}}},
+				Reported: v1.Reported{Version: 3, Slots: []v1.Slot{{Slot: "app", Artifact: "vision:1.1", State: "running"}}},
+			},
+			{
+				ID: idB, Site: "plant-7", State: "quarantined", StateReason: "clone", Presence: "offline", PresenceReason: "heartbeat_missed",
+				PresenceSince: before(5 * time.Minute), LastHeartbeatAt: before(5*time.Minute + 4*time.Second), HeartbeatIntervalS: 90,
+				Gateway: "plant-7/gw-a", AgentVersion: "1.0.0", Profile: v1.Profile{Accelerators: []string{}},
+				EnrolledAt: *before(time.Hour), Tags: map[string]string{},
+			},
+			{
+				ID: idC, Site: "plant-8", State: "active", Presence: "offline", PresenceReason: "never_connected",
+				HeartbeatIntervalS: 30, EnrolledAt: *before(time.Minute), Tags: map[string]string{},
+			},
+		},
+		sites: []v1.Site{
+			{Name: "plant-7", HeartbeatIntervalS: 2, Devices: 2, Online: 1, Gateways: 1, CreatedAt: *before(72 * time.Hour)},
+			{Name: "plant-8", HeartbeatIntervalS: 30, Devices: 1, Gateways: 1, CreatedAt: *before(time.Hour), UnreachableSince: before(90 * time.Second)},
+		},
+		gateways: []v1.Gateway{
+			{Site: "plant-7", Name: "gw-a", Listen: "10.7.0.2:7443", Connected: true, LastHeardAt: before(time.Second), Devices: 1, EnrolledAt: *before(72 * time.Hour), Keys: keys},
+			{Site: "plant-8", Name: "gw-a", Listen: "10.8.0.2:7443", EnrolledAt: *before(time.Hour), Keys: []v1.Key{}},
+		},
+		tokens: []v1.Token{
+			{ID: "aa11", Kind: "device", Site: "plant-7", Tags: map[string]string{"line": "3"}, Uses: 10, Used: 4, CreatedAt: *before(time.Hour), CreatedBy: "admin", ExpiresAt: *before(-time.Hour), State: "open", Comment: "line 3"},
+			{ID: "ab22", Kind: "gateway", Site: "plant-8", Uses: 1, Used: 1, CreatedAt: *before(time.Hour), CreatedBy: "admin", ExpiresAt: *before(0), State: "used_up"},
+		},
+		history: []v1.HistoryItem{
+			{Epoch: 1, Seq: 1, Type: "register", DeviceTime: *before(48 * time.Hour), ClockState: "synced", GatewayTime: *before(48 * time.Hour), Gateway: "plant-7/gw-a", CommittedAt: *before(48 * time.Hour), Changed: []v1.Change{{Fact: "agent_version", To: "0.9.0"}}},
+			{Epoch: 1, Seq: 2, Type: "register", DeviceTime: *before(27 * time.Hour), ClockState: "floored", GatewayTime: *before(26 * time.Hour), Gateway: "plant-7/gw-a", CommittedAt: *before(26 * time.Hour), Changed: []v1.Change{{Fact: "agent_version", From: "0.9.0", To: "1.0.0"}}},
+			{Epoch: 2, Seq: 1, Type: "register", DeviceTime: *before(time.Hour), ClockState: "synced", GatewayTime: *before(time.Hour), Gateway: "plant-7/gw-a", CommittedAt: *before(time.Hour), Changed: []v1.Change{}},
+		},
+		presence: []v1.PresenceItem{
+			{State: "online", From: *before(48 * time.Hour), To: before(27 * time.Hour), Gateway: "plant-7/gw-a", Beats: 37800, Missed: 2},
+			{State: "offline", From: *before(27 * time.Hour), To: before(26 * time.Hour), Gateway: "plant-7/gw-a", Reason: "site_unreachable", Missed: 1800},
+			{State: "online", From: *before(26 * time.Hour), Gateway: "plant-7/gw-a", Beats: 46800},
+		},
+		events: []v1.Event{
+			{Index: 41, Time: *before(2 * time.Second), Type: "device.online", Device: idA, Site: "plant-7", Data: map[string]string{"gateway": "plant-7/gw-a"}},
+			{Index: 42, Time: *before(time.Second), Type: "token.created", Token: "aa11", Site: "plant-7"},
+		},
+		cluster: v1.Cluster{
+			Fleet: "acme", Leader: "core-1", Index: 4711, Version: "1.0.0",
+			Nodes: []v1.Node{
+				{Name: "core-1", Address: "10.0.0.1:8443", Voter: true, Leader: true},
+				{Name: "core-2", Address: "10.0.0.2:8443", Voter: true, Self: true},
+				{Name: "core-3", Address: "10.0.0.3:8443"},
+			},
+		},
+	}
+}

@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"strings"
+	"time"
+)
+
+// duration checks that s is a duration of Go's form; what range is good the core decides.
+func duration(flag, s string) error {
+	if _, err := time.ParseDuration(s); err != nil {
+		return usage("--%s: %q is no duration: write such as 2s, 5m or 1h", flag, s)
+	}
+	return nil
+}
+
+// keyValues reads the values of a repeated flag k=v.
+func keyValues(flag string, pairs []string) (map[string]string, error) {
+	m := make(map[string]string, len(pairs))
+	for _, p := range pairs {
+		k, v, ok := strings.Cut(p, "=")
+		if !ok || k == "" {
+			return nil, usage("--%s: %q is not KEY=VALUE", flag, p)
+		}
+		if _, twice := m[k]; twice {
+			return nil, usage("--%s: %q is given twice", flag, k)
+		}
+		m[k] = v
+	}
+	return m, nil
+}
+
+// tagChanges reads arguments KEY=VALUE, which set a tag, and KEY-, which remove one.
+func tagChanges(args []string) (set map[string]string, remove []string, err error) {
+	set = map[string]string{}
+	seen := map[string]bool{}
+	for _, arg := range args {
+		key, value, isSet := strings.Cut(arg, "=")
+		if !isSet {
+			var isRemoval bool
+			if key, isRemoval = strings.CutSuffix(arg, "-"); !isRemoval {
+				return nil, nil, usage("%q is neither KEY=VALUE nor KEY- (which removes)", arg)
+			}
+		}
+		switch {
+		case key == "":
+			return nil, nil, usage("%q names no tag", arg)
+		case seen[key]:
+			return nil, nil, usage("tag %q is given twice", key)
+		case isSet:
+			set[key] = value
+		default:
+			remove = append(remove, key)
+		}
+		seen[key] = true
+	}
+	return set, remove, nil
+}

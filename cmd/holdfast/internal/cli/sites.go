@@ -1,0 +1,106 @@
+package cli
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-edge/holdfast/cmd/holdfast/internal/client"
+	"github.com/holdfast-edge/holdfast/cmd/holdfast/internal/output"
+	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
+)
+
+func sitesCommand(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "sites", Aliases: []string{"site"}, Short: "list, look at and set up sites"}
+	c.AddCommand(sitesList(a), sitesGet(a), sitesSet(a))
+	return c
+}
+
+func sitesList(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "list sites", Args: takes(), ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(func(c *client.Client) error {
+				sites, err := fetch[v1.Site](cmd.Context(), a, c, client.Query{Path: client.Path("v1", "sites")})
+				if err != nil {
+					return err
+				}
+				return printList(a, sites, siteGrid(sites, c.Now()))
+			})
+		},
+	}
+}
+
+func siteGrid(sites []v1.Site, now time.Time) *output.Grid {
+	g := output.NewGrid("NAME", "DEVICES", "ONLINE", "GATEWAYS", "INTERVAL", "UNREACHABLE")
+	for _, s := range sites {
+		unreachable := ""
+		if s.UnreachableSince != nil {
+			unreachable = "since " + output.Ago(now, s.UnreachableSince)
+		}
+		g.Row(s.UnreachableSince != nil, s.Name, strconv.Itoa(s.Devices), strconv.Itoa(s.Online), strconv.Itoa(s.Gateways),
+			output.Seconds(s.HeartbeatIntervalS), unreachable)
+	}
+	return g
+}
+
+func sitesGet(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "get NAME", Short: "show a site", Args: takes("NAME"), ValidArgsFunction: firstArg(siteNames(a)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(func(c *client.Client) error {
+				s, err := client.Get[v1.Site](cmd.Context(), c, client.Path("v1", "sites", args[0]), nil)
+				if err != nil {
+					return err
+				}
+				return a.print(s, func(w io.Writer) error { return siteSheet(s, c.Now()).Write(w) })
+			})
+		},
+	}
+}
+
+func siteSheet(s v1.Site, now time.Time) *output.Sheet {
+	sh := &output.Sheet{}
+	sh.Fact("Name", s.Name)
+	sh.Fact("Devices", strconv.Itoa(s.Devices)+", online "+strconv.Itoa(s.Online))
+	sh.Fact("Gateways", strconv.Itoa(s.Gateways))
+	sh.Fact("Heartbeat interval", output.Seconds(s.HeartbeatIntervalS))
+	reachable := "yes"
+	if s.UnreachableSince != nil {
+		reachable = "no, since " + output.Both(now, s.UnreachableSince)
+	} else if s.Gateways == 0 {
+		reachable = "it has no gateway yet"
+	}
+	sh.Fact("Reachable", reachable)
+	sh.Fact("Created", output.Both(now, &s.CreatedAt))
+	return sh
+}
+
+func sitesSet(a *app) *cobra.Command {
+	var interval string
+	c := &cobra.Command{
+		Use: "set NAME [--heartbeat-interval DURATION]", Short: "change a site, and make it when it is new",
+		Example: "  holdfast sites set plant-7 --heartbeat-interval 2s",
+		Args:    takes("NAME"), ValidArgsFunction: firstArg(siteNames(a)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if interval != "" {
+				if err := duration("heartbeat-interval", interval); err != nil {
+					return err
+				}
+			}
+			return a.with(func(c *client.Client) error {
+				s, err := client.Send[v1.Site](cmd.Context(), c, http.MethodPut, client.Path("v1", "sites", args[0]),
+					v1.SetSite{HeartbeatInterval: interval})
+				if err != nil {
+					return err
+				}
+				return a.did(s, "site %s: heartbeat interval set to %s", args[0], output.Seconds(s.HeartbeatIntervalS))
+			})
+		},
+	}
+	c.Flags().StringVar(&interval, "heartbeat-interval", "", "`duration` from 1s to 1h between heartbeats of its devices")
+	return c
+}
