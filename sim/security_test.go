@@ -371,13 +371,20 @@ func TestClonedDeviceIsQuarantined(t *testing.T) {
 			t.Fatalf("a restart alone made the device %s", d.State)
 		}
 		clone := &Agent{w: p.World, Name: "clone", Host: p.host(), Gateways: p.devices[0].Gateways}
-		p.startAgent(clone)
+		other := p.startAgent(clone)
 		p.sleep(time.Minute)
 		if d := p.device(0); d.State != "quarantined" || d.StateReason == "" {
 			t.Errorf("device with a clone is %s (%s), want quarantined", d.State, d.StateReason)
 		}
 		if d := p.device(1); d.State != "active" {
 			t.Errorf("the other device is %s", d.State)
+		}
+		// The operator takes the clone away and releases the device, which goes on as itself.
+		other.Kill()
+		p.must(p.Call(p.ctx, nil, http.MethodPost, "/v1/devices/"+p.devices[0].ID+"/release", nil))
+		p.sleep(time.Minute)
+		if d := p.want(0, "online", ""); d.State != "active" {
+			t.Errorf("the released device is %s", d.State)
 		}
 	})
 }

@@ -44,7 +44,11 @@ func refuse(t *testing.T, cases []badCase) {
 		}
 		r.Header.Set("Authorization", "Bearer "+adminToken)
 		t.Log(name)
-		p := problem(t, c.do(r), tc.status)
+		w := c.do(r)
+		p := problem(t, w, tc.status)
+		if allow := w.Header().Get("Allow"); (allow != "") != (tc.status == http.StatusMethodNotAllowed) {
+			t.Errorf("%s: Allow %q", name, allow)
+		}
 		for word := range strings.FieldsSeq(tc.says) {
 			if !strings.Contains(p.Detail, word) {
 				t.Errorf("%s: %q is not in %q", name, word, p.Detail)
@@ -179,6 +183,8 @@ func TestBadBodies(t *testing.T) {
 		{"PATCH", device, `{"Heartbeat_interval":"2s"}`, 400, "Heartbeat_interval lower-case"},
 		{"PATCH", device, `{"heartbeat_interval":"2s","heartbeat_interval":"3s"}`, 400, "heartbeat_interval twice"},
 		{"PATCH", "/v1/devices/x", `{}`, 422, "path.id"},
+		{"POST", "/v1/devices/x/release", "", 422, "path.id"},
+		{"POST", "/v1/devices/" + noDevice + "/release", "", 404, noDevice},
 		{"PATCH", "/v1/devices/" + noDevice, `{}`, 404, noDevice},
 		{"PATCH", "/v1/devices/" + noDevice, `{"heartbeat_interval":"2s"}`, 404, noDevice},
 		{"PATCH", "/v1/devices/" + noDevice + "/tags", `{"set":{"a":"b"}}`, 404, noDevice},

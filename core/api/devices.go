@@ -20,6 +20,7 @@ func (s *server) deviceRoutes() {
 	add(s, missable(op(http.MethodGet, "/v1/devices/{id}", "get-device", "One device")), s.getDevice)
 	add(s, missable(op(http.MethodPatch, "/v1/devices/{id}", "set-device", "Change a device's settings")), s.setDevice)
 	add(s, missable(op(http.MethodPatch, "/v1/devices/{id}/tags", "set-tags", "Change the operators' tags of a device")), s.setTags)
+	add(s, missable(op(http.MethodPost, "/v1/devices/{id}/release", "release-device", "End a device's quarantine")), s.releaseDevice)
 }
 
 type listDevicesInput struct {
@@ -136,6 +137,16 @@ func propose[T any](ctx context.Context, r Registry, c command.Command) (T, erro
 		return out, fmt.Errorf("%T was answered with a %T", c, res)
 	}
 	return out, nil
+}
+
+type releaseInput struct{ DevicePath }
+
+func (s *server) releaseDevice(ctx context.Context, in *releaseInput) (*reply[v1.Device], error) {
+	_, d, err := s.find(ctx, Reading{}, in.DevicePath)
+	if err != nil {
+		return nil, err
+	}
+	return s.changeDevice(ctx, &command.Release{By: operator(ctx).Name, Device: d.ID})
 }
 
 type setDeviceInput struct {

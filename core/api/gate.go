@@ -58,7 +58,6 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // admit returns the request as the routes may see it, or why they may not. Nothing of the body is read for somebody unknown.
 func (g *gate) admit(w *writer, r *http.Request) (*http.Request, error) {
-	// A deadline is set for every request because one of an earlier request on the same connection would stand otherwise.
 	rc := http.NewResponseController(w)
 	if err := rc.SetWriteDeadline(time.Now().Add(requestTime + writeSlack)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return nil, fmt.Errorf("bound the answer's time: %w", err)

@@ -274,7 +274,7 @@ func (c *core) online(m *machine, gateway string, since time.Time, session uint6
 func (c *core) offline(m *machine, gateway string, since, last time.Time, beats, missed uint64) {
 	c.t.Helper()
 	c.commit(&command.Presence{Gateway: gateway, Items: []command.PresenceItem{{
-		Device: m.id, AtMS: since.UnixMilli(), LastMS: last.UnixMilli(), Beats: beats, Missed: missed,
+		Device: m.id, AtMS: since.UnixMilli(), LastMS: last.UnixMilli(), Beats: beats, Missed: missed, Counted: true,
 	}}})
 }
 

@@ -91,7 +91,7 @@ func TestListDevicesFilters(t *testing.T) {
 		{"presence=online&site=plant-a", []string{in.id.String()}},
 		{"presence=offline", []string{out.id.String()}},
 		{"presence=offline&site=plant-a&consistency=local", nil},
-		{"site&state=quarantined", []string{quarantined.id.String()}}, // given without a value: not given
+		{"state=quarantined&site", []string{quarantined.id.String()}}, // given without a value: not given
 		{"state=&site=plant-a&cursor=", []string{in.id.String()}},
 	} {
 		got := call[v1.List[v1.Device]](c, http.MethodGet, "/v1/devices?"+tc.query, "", http.StatusOK)

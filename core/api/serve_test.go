@@ -22,12 +22,29 @@ type pipes struct {
 // serve runs the handler until the test ends.
 func serve(t *testing.T, h http.Handler) *pipes {
 	t.Helper()
+	return serveWith(t, h, false)
+}
+
+// serveWith chooses the protocol that the client speaks.
+func serveWith(t *testing.T, h http.Handler, http2 bool) *pipes {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &pipes{conns: make(chan net.Conn), closed: make(chan struct{}), stop: cancel}
-	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return p.connect(ctx) }}
+	tr := &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return p.connect(ctx) },
+		Protocols:   new(http.Protocols),
+	}
+	tr.Protocols.SetHTTP1(!http2)
+	tr.Protocols.SetUnencryptedHTTP2(http2)
+	both := new(http.Protocols)
+	both.SetHTTP1(true)
+	both.SetUnencryptedHTTP2(true)
 	p.client = &http.Client{Transport: tr}
 	// The read timeout is shorter than any stream here lives.
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second, Protocols: both,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
 	done := make(chan error)
 	go func() { done <- srv.Serve(p) }()
 	t.Cleanup(func() {

@@ -144,7 +144,7 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request, want *subscripti
 		return
 	}
 	out := &sse{w: w, rc: http.NewResponseController(w)}
-	err := out.begin()
+	err := out.flush()
 	if err == nil {
 		err = out.run(r.Context(), sub, want)
 	}
@@ -157,14 +157,6 @@ type sse struct {
 	rc    *http.ResponseController
 	index uint64 // of the newest event
 	n     int    // its position among those of its index
-}
-
-// begin sends the header. The server's deadline for reading the request would end the stream, too, so it is lifted.
-func (o *sse) begin() error {
-	if err := o.rc.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return fmt.Errorf("lift the read deadline: %w", err)
-	}
-	return o.rc.Flush()
 }
 
 // run passes events on until it cannot; the error says why.
@@ -219,5 +211,16 @@ func (o *sse) send(text string) error {
 	if _, err := o.w.Write([]byte(text)); err != nil {
 		return fmt.Errorf("write to the stream: %w", err)
 	}
-	return o.rc.Flush()
+	return o.flush()
+}
+
+// flush sends what is written and lifts the deadline for it: HTTP/2 would reset a stream whose deadline passes in silence.
+func (o *sse) flush() error {
+	if err := o.rc.Flush(); err != nil {
+		return fmt.Errorf("write to the stream: %w", err)
+	}
+	if err := o.rc.SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return fmt.Errorf("lift the write's bound: %w", err)
+	}
+	return nil
 }

@@ -111,8 +111,9 @@ func TestEventsAsTheyHappen(t *testing.T) {
 		m := c.enroll(c.token(seal.KindDevice, "plant-7"))
 		c.token(seal.KindDevice, "plant-8")
 		one := s.subscribe(t, "?device="+m.id.String(), "")
+		c.commit(setSite("plant-7"))
 		c.register(m, "plant-7/gw", 0, jetson("0.9.0"))
-		for i, want := range []string{"token.created", "device.enrolled", "token.created", "device.registered"} {
+		for i, want := range []string{"token.created", "device.enrolled", "token.created", "site.changed", "device.registered"} {
 			got, _ := all.next()
 			if got.event != want || got.data.Type != want || got.id != fmt.Sprintf("%d.0", got.data.Index) || !got.data.Time.Equal(start) {
 				t.Errorf("event %d: %+v, want %s", i, got, want)
@@ -162,21 +163,26 @@ func TestEventsResume(t *testing.T) {
 
 // A silent stream shows signs of life, and outlives every deadline that ordinary requests have.
 func TestEventsKeepAlive(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCore(t)
-		r := serve(t, c.handler).subscribe(t, "", "")
-		begin := time.Now()
-		for i := range 20 {
-			m, ok := r.next()
-			if took := time.Since(begin); !ok || m.comment != "keep-alive" || took != time.Duration(i+1)*keepAlive {
-				t.Fatalf("after %v: %+v", took, m)
+	for _, http2 := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCore(t)
+			r := serveWith(t, c.handler, http2).subscribe(t, "", "")
+			if (r.res.ProtoMajor == 2) != http2 {
+				t.Errorf("protocol %s", r.res.Proto)
 			}
-		}
-		c.commit(setSite("plant-7"))
-		if m, ok := r.next(); !ok || m.data.Site != "plant-7" {
-			t.Errorf("got %+v", m)
-		}
-	})
+			begin := time.Now()
+			for i := range 20 {
+				m, ok := r.next()
+				if took := time.Since(begin); !ok || m.comment != "keep-alive" || took != time.Duration(i+1)*keepAlive {
+					t.Fatalf("HTTP/2 %v: after %v: %+v, %v", http2, took, m, r.sc.Err())
+				}
+			}
+			c.commit(setSite("plant-7"))
+			if m, ok := r.next(); !ok || m.data.Site != "plant-7" {
+				t.Errorf("got %+v", m)
+			}
+		})
+	}
 }
 
 // A reader that does not keep up is told so at the end, once it reads again.
@@ -265,11 +271,14 @@ func TestEventsBounded(t *testing.T) {
 
 // HEAD tells the headers and opens no stream.
 func TestEventsHead(t *testing.T) {
-	c := newCore(t)
-	w := c.do(request(http.MethodHead, "/v1/events", ""))
-	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "text/event-stream" {
-		t.Errorf("got %d %v", w.Code, w.Header())
-	}
+	synctest.Test(t, func(t *testing.T) {
+		c := newCore(t)
+		begin := time.Now()
+		w := c.do(request(http.MethodHead, "/v1/events", ""))
+		if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "text/event-stream" || time.Since(begin) != 0 {
+			t.Errorf("got %d %v after %v", w.Code, w.Header(), time.Since(begin))
+		}
+	})
 }
 
 // Every event that the registry can tell is in the list that filters are checked against.

@@ -18,6 +18,7 @@ type stretch struct {
 	gateway       string
 	reason        string
 	beats, missed uint64
+	counted       bool // beats and missed are somebody's count
 	// word is until when the gateway vouches for it: an outage of the site before that is corrected, because the gateway
 	// told of later heartbeats when it was back.
 	word int64
@@ -27,7 +28,7 @@ type stretch struct {
 // at its word to its end.
 func closed(sp *registry.Span) stretch {
 	s := stretch{
-		online: sp.Online, from: sp.FromMS, to: sp.ToMS, gateway: sp.Gateway, beats: sp.Beats, missed: sp.Missed, word: sp.LastMS,
+		online: sp.Online, from: sp.FromMS, to: sp.ToMS, gateway: sp.Gateway, beats: sp.Beats, missed: sp.Missed, counted: sp.Counted, word: sp.LastMS,
 	}
 	if !s.online {
 		s.reason = liveness.ReasonHeartbeatMissed
@@ -74,12 +75,12 @@ func (s stretch) split(outages []registry.Outage) []stretch {
 			head := s
 			head.to, head.reason = from, ""
 			out = append(out, head)
-			s.beats, s.missed = 0, 0
+			s.beats, s.missed, s.counted = 0, 0, false
 		}
 		out = append(out, stretch{
-			from: from, to: to, gateway: s.gateway, reason: liveness.ReasonSiteUnreachable, beats: s.beats, missed: s.missed,
+			from: from, to: to, gateway: s.gateway, reason: liveness.ReasonSiteUnreachable, beats: s.beats, missed: s.missed, counted: s.counted,
 		})
-		s.beats, s.missed = 0, 0
+		s.beats, s.missed, s.counted = 0, 0, false
 		if to == s.to {
 			return out
 		}
@@ -91,7 +92,7 @@ func (s stretch) split(outages []registry.Outage) []stretch {
 // item is the stretch as the API writes it.
 func (s stretch) item() v1.PresenceItem {
 	out := v1.PresenceItem{
-		State: presence(s.online), From: at(s.from), Gateway: s.gateway, Reason: s.reason, Beats: s.beats, Missed: s.missed,
+		State: presence(s.online), From: at(s.from), Gateway: s.gateway, Reason: s.reason, Beats: s.beats, Missed: s.missed, Counted: s.counted,
 	}
 	if s.to != forever {
 		to := at(s.to)

@@ -29,6 +29,7 @@ const (
 	KindSetInterval Kind = 9
 	KindSiteReach   Kind = 10
 	KindRenewed     Kind = 11
+	KindRelease     Kind = 12
 )
 
 // version is the encoding version of every command of this build. A command of a higher version is not understood.
@@ -93,6 +94,8 @@ func empty(k Kind) Command {
 		return new(SiteReach)
 	case KindRenewed:
 		return new(Renewed)
+	case KindRelease:
+		return new(Release)
 	}
 	return nil
 }
@@ -201,6 +204,7 @@ type PresenceItem struct {
 	Beats      uint64         `cbor:"6,keyasint,omitempty"` // of the span that ends
 	Missed     uint64         `cbor:"7,keyasint,omitempty"` // of the span that ends
 	Attach     *Attach        `cbor:"8,keyasint,omitempty"` // Online: the attach, verified by the proposer
+	Counted    bool           `cbor:"9,keyasint,omitempty"` // Beats and Missed are the gateway's count; false: nobody counted
 }
 
 // Attach is what of a device's attach the registry compares with the one before.
@@ -251,6 +255,12 @@ type Renewed struct {
 	NotAfter int64          `cbor:"4,keyasint"`
 }
 
+// Release ends a device's quarantine. What its attaches are held against begins anew with the next one.
+type Release struct {
+	By     string         `cbor:"1,keyasint"`
+	Device ident.DeviceID `cbor:"2,keyasint"`
+}
+
 func (*Init) kind() Kind        { return KindInit }
 func (*CreateToken) kind() Kind { return KindCreateToken }
 func (*RevokeToken) kind() Kind { return KindRevokeToken }
@@ -262,3 +272,4 @@ func (*SetTags) kind() Kind     { return KindSetTags }
 func (*SetInterval) kind() Kind { return KindSetInterval }
 func (*SiteReach) kind() Kind   { return KindSiteReach }
 func (*Renewed) kind() Kind     { return KindRenewed }
+func (*Release) kind() Kind     { return KindRelease }

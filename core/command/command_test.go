@@ -54,6 +54,7 @@ func samples() map[Kind]Command {
 		KindSetTags:     &SetTags{By: "admin", Device: device, Set: map[string]string{"z": "1", "a": "2"}, Remove: []string{"b"}},
 		KindSetInterval: &SetInterval{By: "admin", Device: device, IntervalMS: 5000},
 		KindSiteReach:   &SiteReach{Site: "plant-7", Reachable: true, AtMS: 1_770_000_000_000},
+		KindRelease:     &Release{By: "admin", Device: device},
 		KindRenewed:     &Renewed{Device: device, Gateway: "plant-7/gw-a", Key: ident.KeyID{1, 31: 2}, NotAfter: 1_780_000_000_000},
 	}
 }

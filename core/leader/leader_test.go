@@ -215,9 +215,9 @@ func TestSiteUnreachable(t *testing.T) {
 		}
 
 		defer n.gateway(gwA, 3, 0)()
-		sleep(period / 4)
+		sleep(3*interval - time.Second) // the gateways need not come back in one moment
 		n.want(0, true, liveness.ReasonNone)
-		n.want(1, true, liveness.ReasonRecovering)
+		n.want(1, true, liveness.ReasonUnverified)
 		if s, _ := n.View().Site("plant-7"); s.UnreachableMS != 0 || n.count(registry.EventSiteReachable, site) != 1 {
 			t.Errorf("back: %+v", s)
 		}

@@ -45,6 +45,7 @@ type Tracker struct {
 	leading  time.Time // since when this node leads; zero: it does not
 	gateways map[string]*gateway
 	devices  map[ident.DeviceID]*device
+	back     map[string]time.Time // by site: when it was heard again after a silence, or for the first time
 }
 
 type gateway struct {
@@ -64,7 +65,9 @@ type device struct {
 
 // New tracks with the given report period.
 func New(period time.Duration) *Tracker {
-	return &Tracker{period: period, gateways: make(map[string]*gateway), devices: make(map[ident.DeviceID]*device)}
+	return &Tracker{
+		period: period, gateways: make(map[string]*gateway), devices: make(map[ident.DeviceID]*device), back: make(map[string]time.Time),
+	}
 }
 
 // Period is the report period.
@@ -85,6 +88,7 @@ func (t *Tracker) Lead(leading bool, now time.Time) {
 func (t *Tracker) Opened(gw string, session uint64, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.revive(gw, now)
 	t.gateways[gw] = &gateway{session: session, heard: now, opened: now, slots: make(map[uint32]ident.DeviceID)}
 	for _, d := range t.devices {
 		if d.gateway == gw {
@@ -98,8 +102,26 @@ func (t *Tracker) Heard(gw string, session uint64, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if g, ok := t.gateways[gw]; ok && g.session == session {
+		if !t.fresh(g, now) {
+			t.revive(gw, now)
+		}
 		g.heard = now
 	}
+}
+
+// fresh tells whether a gateway was heard recently enough for its word to stand.
+func (t *Tracker) fresh(g *gateway, now time.Time) bool { return now.Sub(g.heard) < Silent*t.period }
+
+// revive notes the end of a site's silence. Its gateways do not all come back in the same moment, so the devices of each are
+// given their time from here.
+func (t *Tracker) revive(gw string, now time.Time) {
+	site := siteOf(gw)
+	for name, g := range t.gateways {
+		if siteOf(name) == site && t.fresh(g, now) {
+			return
+		}
+	}
+	t.back[site] = now
 }
 
 // Online notes a device that its gateway told online, with a verified attach.
@@ -221,7 +243,7 @@ func (t *Tracker) LastHeard(gw string, now time.Time) (at time.Time, connected b
 	if !ok {
 		return time.Time{}, false
 	}
-	return g.heard, now.Sub(g.heard) < Silent*t.period
+	return g.heard, t.fresh(g, now)
 }
 
 // An Expiry is a device that nobody vouches for any more, though its site is heard.
@@ -268,7 +290,7 @@ func (t *Tracker) reach(v registry.View, now time.Time) map[string]bool {
 	reach := make(map[string]bool)
 	v.Gateways(func(g *registry.Gateway) bool {
 		soft, ok := t.gateways[g.ID()]
-		reach[g.Site] = reach[g.Site] || ok && now.Sub(soft.heard) < Silent*t.period
+		reach[g.Site] = reach[g.Site] || ok && t.fresh(soft, now)
 		return true
 	})
 	return reach
@@ -290,10 +312,10 @@ func (t *Tracker) expired(v registry.View, d *registry.Device, reach map[string]
 		interval = max(interval, soft.interval)
 	}
 	interval = max(interval, v.Interval(d))
-	since := t.leading
+	since := later(t.leading, t.back[siteOf(p.Gateway)])
 	g, ok := t.gateways[p.Gateway]
 	switch {
-	case ok && now.Sub(g.heard) < Silent*t.period:
+	case ok && t.fresh(g, now):
 		if soft != nil && soft.online {
 			return Expiry{}, false // vouched for
 		}

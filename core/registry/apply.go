@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
@@ -86,6 +87,8 @@ func (a *applier) apply(c command.Command) any {
 		return a.siteReach(c)
 	case *command.Renewed:
 		return a.renewed(c)
+	case *command.Release:
+		return a.release(c)
 	}
 	return fmt.Errorf("%T: %w", c, command.ErrUnknown)
 }
@@ -219,6 +222,22 @@ func (a *applier) setInterval(c *command.SetInterval) any {
 	d.IntervalMS = c.IntervalMS
 	a.view.devices.put(&d)
 	a.event(EventDeviceChanged, a.subject(&d), map[string]string{"heartbeat_interval": a.view.Interval(&d).String(), "by": c.By})
+	return &d
+}
+
+// release ends a quarantine. Result: *Device.
+func (a *applier) release(c *command.Release) any {
+	old, ok := a.view.devices.get(c.Device)
+	if !ok {
+		return fmt.Errorf("device %v: %w", c.Device, ErrNotFound)
+	}
+	if old.State != wire.DeviceQuarantined {
+		return fmt.Errorf("device %v is %v, not quarantined: %w", c.Device, old.State, ErrInvalid)
+	}
+	d := *old
+	d.State, d.Reason, d.Attach = wire.DeviceActive, "", nil
+	a.view.devices.put(&d)
+	a.event(EventDeviceReleased, a.subject(&d), map[string]string{"by": c.By})
 	return &d
 }
 

@@ -68,6 +68,7 @@ type Span struct {
 	LastMS  int64  `cbor:"5,keyasint"`
 	Beats   uint64 `cbor:"6,keyasint,omitempty"`
 	Missed  uint64 `cbor:"7,keyasint,omitempty"`
+	Counted bool   `cbor:"8,keyasint,omitempty"` // Beats and Missed are the gateway's count; false: nobody counted
 }
 
 // An Outage is a stretch in which all gateways of a site were silent.
@@ -94,6 +95,7 @@ const (
 	EventDeviceTagged      = "device.tagged"
 	EventDeviceChanged     = "device.changed"
 	EventDeviceQuarantined = "device.quarantined"
+	EventDeviceReleased    = "device.released"
 	EventStatementConflict = "statement.conflict"
 	EventGatewayEnrolled   = "gateway.enrolled"
 	EventSiteChanged       = "site.changed"

@@ -239,7 +239,7 @@ func (m *machine) online(gw string, at time.Time, a *command.Attach) *command.Pr
 
 func (m *machine) offline(gw string, at, last time.Time) *command.Presence {
 	return &command.Presence{Gateway: gw, Items: []command.PresenceItem{{
-		Device: m.id, AtMS: at.UnixMilli(), LastMS: last.UnixMilli(), Beats: 5, Missed: 1,
+		Device: m.id, AtMS: at.UnixMilli(), LastMS: last.UnixMilli(), Beats: 5, Missed: 1, Counted: true,
 	}}}
 }
 

@@ -51,7 +51,7 @@ func TestPresenceSpans(t *testing.T) {
 	if got := eventTypes(eff); !slices.Equal(got, []string{EventDeviceOffline}) || len(eff.Records) != 1 {
 		t.Fatalf("offline: events %v, %d records", got, len(eff.Records))
 	}
-	want := Span{Online: true, FromMS: at(0).UnixMilli(), ToMS: at(10).UnixMilli(), Gateway: gwA, LastMS: at(9).UnixMilli(), Beats: 5, Missed: 1}
+	want := Span{Online: true, FromMS: at(0).UnixMilli(), ToMS: at(10).UnixMilli(), Gateway: gwA, LastMS: at(9).UnixMilli(), Beats: 5, Missed: 1, Counted: true}
 	if got := decodeRecord[Span](t, eff.Records[0]); got != want || eff.Records[0].Stream != DeviceStream(m.id) || eff.Records[0].Kind != KindSpan {
 		t.Errorf("span %+v, want %+v", got, want)
 	}

@@ -228,9 +228,11 @@ func (a *applier) span(old, n *Device, gateway string, it *command.PresenceItem)
 		return
 	}
 	if p.SinceMS != 0 {
-		a.record(DeviceStream(n.ID), KindSpan, Span{
-			Online: p.Online, FromMS: p.SinceMS, ToMS: at, Gateway: p.Gateway, LastMS: last, Beats: it.Beats, Missed: it.Missed,
-		})
+		s := Span{Online: p.Online, FromMS: p.SinceMS, ToMS: at, Gateway: p.Gateway, LastMS: last}
+		if p.Online && !it.Online { // what the gateway counted is of the span that it saw end
+			s.Beats, s.Missed, s.Counted = it.Beats, it.Missed, it.Counted
+		}
+		a.record(DeviceStream(n.ID), KindSpan, s)
 	}
 	if it.Online != p.Online {
 		kind := EventDeviceOffline

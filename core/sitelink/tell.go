@@ -81,7 +81,7 @@ func (u *uplink) tellChange(e *registry.Event) error {
 		if e.Site == u.peer.ID.Site {
 			return u.ses.Send(wire.TypeSite, u.site(v))
 		}
-	case registry.EventDeviceEnrolled, registry.EventDeviceChanged, registry.EventDeviceQuarantined:
+	case registry.EventDeviceEnrolled, registry.EventDeviceChanged, registry.EventDeviceQuarantined, registry.EventDeviceReleased:
 		id, err := ident.ParseDeviceID(e.Device)
 		if err != nil {
 			return nil

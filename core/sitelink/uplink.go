@@ -177,7 +177,7 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 	for i := range p.Offline {
 		o := &p.Offline[i]
 		c.Items = append(c.Items, command.PresenceItem{
-			Device: o.Device, AtMS: o.AtMS, LastMS: o.LastMS, Beats: o.Beats, Missed: o.Missed,
+			Device: o.Device, AtMS: o.AtMS, LastMS: o.LastMS, Beats: o.Beats, Missed: o.Missed, Counted: true,
 		})
 	}
 	if len(c.Items) > 0 {
@@ -247,7 +247,7 @@ func (u *uplink) online(o *wire.DeviceOnline) (command.PresenceItem, error) {
 		return command.PresenceItem{}, err
 	}
 	return command.PresenceItem{
-		Device: o.Device, Online: true, AtMS: o.SinceMS, LastMS: o.LastMS, IntervalMS: o.IntervalMS, Beats: o.Beats, Missed: o.Missed,
+		Device: o.Device, Online: true, AtMS: o.SinceMS, LastMS: o.LastMS, IntervalMS: o.IntervalMS,
 		Attach: &command.Attach{
 			Start: a.Start, Run: a.Run, Session: a.Session, Epoch: a.Epoch, Lowest: a.Lowest, Highest: a.Highest, Chain: a.Chain,
 		},

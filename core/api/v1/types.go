@@ -115,6 +115,7 @@ type PresenceItem struct {
 	Reason  string     `json:"reason,omitempty"`
 	Beats   uint64     `json:"beats"`
 	Missed  uint64     `json:"missed"`
+	Counted bool       `json:"counted" doc:"beats and missed are the gateway's count; false: not counted yet, or nobody could"`
 }
 
 // Token is an enrollment token without its secret.

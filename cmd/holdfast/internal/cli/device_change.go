@@ -90,3 +90,21 @@ func devicesSet(a *app) *cobra.Command {
 	complete(c, "heartbeat-interval", likeSite)
 	return c
 }
+
+func devicesRelease(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use: "release ID", Short: "end a device's quarantine",
+		Long: `Release ends a quarantine, which a device is in after it was seen to act in two places at once. Make sure first that only one of
+the two is left: the other one would bring the quarantine back.`,
+		Args: takes("ID"), ValidArgsFunction: firstArg(deviceIDs(a)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withDevice(cmd.Context(), args[0], func(c *client.Client, id string) error {
+				d, err := client.Send[v1.Device](cmd.Context(), c, http.MethodPost, client.Path("v1", "devices", id, "release"), nil)
+				if err != nil {
+					return err
+				}
+				return a.did(d, "device %s: released, now %s", id, d.State)
+			})
+		},
+	}
+}

@@ -17,7 +17,7 @@ import (
 
 func devicesCommand(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "devices", Aliases: []string{"device"}, Short: "list, look at and change devices"}
-	c.AddCommand(devicesList(a), devicesGet(a), devicesHistory(a), devicesPresence(a), devicesTag(a), devicesSet(a))
+	c.AddCommand(devicesList(a), devicesGet(a), devicesHistory(a), devicesPresence(a), devicesTag(a), devicesSet(a), devicesRelease(a))
 	return c
 }
 
@@ -201,7 +201,15 @@ func presenceGrid(items []v1.PresenceItem, now time.Time) *output.Grid {
 			end, to = *it.To, output.Stamp(it.To)
 		}
 		g.Row(it.State != "online", output.Stamp(&it.From), to, output.Span(end.Sub(it.From)), it.State, it.Reason, it.Gateway,
-			strconv.FormatUint(it.Beats, 10), strconv.FormatUint(it.Missed, 10))
+			count(it.Counted, it.Beats), count(it.Counted, it.Missed))
 	}
 	return g
+}
+
+// count is a number of heartbeats, or nothing where nobody counted.
+func count(counted bool, n uint64) string {
+	if !counted {
+		return ""
+	}
+	return strconv.FormatUint(n, 10)
 }

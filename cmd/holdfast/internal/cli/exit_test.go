@@ -87,7 +87,7 @@ func TestUsage(t *testing.T) {
 		line string
 	}{
 		{[]string{"devises"}, `no command "devises", did you mean devices?; see 'holdfast --help'`},
-		{[]string{"devices"}, "devices: which command? get, history, list, presence, set, tag; see 'holdfast devices --help'"},
+		{[]string{"devices"}, "devices: which command? get, history, list, presence, release, set, tag; see 'holdfast devices --help'"},
 		{[]string{"devices", "lst"}, `devices: no command "lst", did you mean list?; see 'holdfast devices --help'`},
 		{[]string{"completion", "zz"}, `completion: no command "zz"; see 'holdfast completion --help'`},
 		{[]string{"completion", "bash", "x"}, `completion bash: unknown command "x" for "holdfast completion bash"; see 'holdfast completion bash --help'`},

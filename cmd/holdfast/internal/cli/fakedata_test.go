@@ -61,7 +61,7 @@ func newFleet() *fakeCore {
 			{Epoch: 2, Seq: 1, Type: "register", DeviceTime: *before(time.Hour), ClockState: "synced", GatewayTime: *before(time.Hour), Gateway: "plant-7/gw-a", CommittedAt: *before(time.Hour), Changed: []v1.Change{}},
 		},
 		presence: []v1.PresenceItem{
-			{State: "online", From: *before(48 * time.Hour), To: before(27 * time.Hour), Gateway: "plant-7/gw-a", Beats: 37800, Missed: 2},
+			{State: "online", From: *before(48 * time.Hour), To: before(27 * time.Hour), Gateway: "plant-7/gw-a", Beats: 37800, Missed: 2, Counted: true},
 			{State: "offline", From: *before(27 * time.Hour), To: before(26 * time.Hour), Gateway: "plant-7/gw-a", Reason: "site_unreachable", Missed: 1800},
 			{State: "online", From: *before(26 * time.Hour), Gateway: "plant-7/gw-a", Beats: 46800},
 		},
