@@ -54,6 +54,7 @@ const (
 type Server struct {
 	Config
 	sessions atomic.Uint64 // numbers the uplink sessions of this run
+	keys     keys
 }
 
 // New makes a server.

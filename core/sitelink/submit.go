@@ -84,7 +84,7 @@ func (u *uplink) verifyAll(sealed [][]byte, results []wire.SubmitResult) []ident
 	for w := range n {
 		wg.Go(func() {
 			for i := w; i < len(sealed); i += n {
-				d, err := verify(v, sealed[i])
+				d, err := u.verify(v, sealed[i])
 				if err != nil {
 					results[i] = wire.SubmitResult{Code: err.Code, Detail: err.Detail}
 				}
@@ -97,28 +97,28 @@ func (u *uplink) verifyAll(sealed [][]byte, results []wire.SubmitResult) []ident
 }
 
 // verify holds one statement against the key that the registry knows for it.
-func verify(v registry.View, b []byte) (ident.DeviceID, *wire.Error) {
-	s, err := seal.ParseStatement(b)
+func (s *Server) verify(v registry.View, b []byte) (ident.DeviceID, *wire.Error) {
+	st, err := seal.ParseStatement(b)
 	if err != nil {
 		return ident.DeviceID{}, wire.Refuse(wire.CodeMalformed, "%v", err)
 	}
-	d, ok := v.Device(s.Device)
+	d, ok := v.Device(st.Device)
 	if !ok {
-		return s.Device, wire.Refuse(wire.CodeUnknownKey, "no device %v", s.Device)
+		return st.Device, wire.Refuse(wire.CodeUnknownKey, "no device %v", st.Device)
 	}
-	k, ok := d.ActiveKey(s.Key)
+	k, ok := d.ActiveKey(st.Key)
 	if !ok {
-		return s.Device, wire.Refuse(wire.CodeUnknownKey, "the key is not an active key of device %v", s.Device)
+		return st.Device, wire.Refuse(wire.CodeUnknownKey, "the key is not an active key of device %v", st.Device)
 	}
-	pub, err := ident.ParseSPKI(k.SPKI)
+	pub, err := s.keys.get(&k)
 	if err != nil {
-		return s.Device, wire.Refuse(wire.CodeInternal, "the key of device %v does not read", s.Device)
+		return st.Device, wire.Refuse(wire.CodeInternal, "the key of device %v does not read", st.Device)
 	}
-	if err := s.Verify(pub); err != nil {
+	if err := st.Verify(pub); err != nil {
 		if errors.Is(err, seal.ErrSignature) {
-			return s.Device, wire.Refuse(wire.CodeMalformed, "the signature does not verify")
+			return st.Device, wire.Refuse(wire.CodeMalformed, "the signature does not verify")
 		}
-		return s.Device, wire.Refuse(wire.CodeMalformed, "%v", err)
+		return st.Device, wire.Refuse(wire.CodeMalformed, "%v", err)
 	}
-	return s.Device, nil
+	return st.Device, nil
 }

@@ -239,7 +239,7 @@ func (u *uplink) online(o *wire.DeviceOnline) (command.PresenceItem, error) {
 	if !ok {
 		return command.PresenceItem{}, errAttach
 	}
-	pub, err := ident.ParseSPKI(k.SPKI)
+	pub, err := u.keys.get(&k)
 	if err != nil {
 		return command.PresenceItem{}, err
 	}

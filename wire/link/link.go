@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -25,8 +24,9 @@ import (
 const (
 	// DefaultKeepAlive lets a dead peer on a LAN be noticed within 12 s.
 	DefaultKeepAlive = 5 * time.Second
-	// idleFactor makes the idle timeout from the keep-alive: one keep-alive may be lost.
-	idleFactor = 2.4
+	// idleFactor makes the idle timeout from the keep-alive. QUIC pings when half of it has passed without a packet, and counts
+	// from that ping: a dead peer is noticed after at most 1.5 times the idle timeout, which is 2.4 keep-alives.
+	idleFactor = 1.6
 	// handshakeTimeout bounds a handshake on either side.
 	handshakeTimeout = 10 * time.Second
 	// sendTimeout bounds how long a peer that does not read can block a Send.
@@ -43,9 +43,11 @@ type Limits struct {
 	Frame      int    // bytes of one frame of the control stream
 }
 
-// The limits of the two kinds of link. An agent can pin less than 512 KiB of its gateway's memory.
+// The limits of the two kinds of link. An agent can pin less than 512 KiB of its gateway's memory. What a window costs is not
+// its size: quic-go keeps each piece that arrives behind a gap on its own, about 110 bytes for a piece of one byte, and a whole
+// packet buffer for one of 128. So the window is small; a frame that is larger passes through it in pieces.
 var (
-	AgentLimits  = Limits{Stream: 64 << 10, Connection: 128 << 10, Streams: 4, Frame: 64 << 10}
+	AgentLimits  = Limits{Stream: 3 << 10, Connection: 3 << 10, Streams: 1, Frame: 33 << 10}
 	UplinkLimits = Limits{Stream: 4 << 20, Connection: 8 << 20, Streams: 64, Frame: wire.MaxFrame}
 )
 
@@ -223,13 +225,15 @@ type Session struct {
 	ctl  *quic.Stream
 	in   *wire.FrameReader
 
-	mu     sync.Mutex // guards writes to ctl and what follows
+	// turn has room for the one who writes to ctl or uses what follows. It is no mutex, because it is held while a write waits
+	// for the peer, and in a synctest bubble time stands still for who waits for a mutex.
+	turn   chan struct{}
 	out    []byte
 	broken error // of the first write that failed: part of its frame may be on its way, so nothing may follow it
 }
 
 func newSession(c *quic.Conn, ctl *quic.Stream, frame int) *Session {
-	return &Session{conn: c, ctl: ctl, in: wire.NewFrameReader(ctl, frame)}
+	return &Session{conn: c, ctl: ctl, in: wire.NewFrameReader(ctl, frame), turn: make(chan struct{}, 1)}
 }
 
 // Peer is who the other side is; ok is false for a client of a protocol without certificates.
@@ -255,8 +259,8 @@ const maxKept = 1 << 10
 // Send writes one frame on the control stream. It blocks for at most sendTimeout on a peer that does not read. After an error
 // of the stream the session takes no more frames: everyone who waits for his turn gets the same error at once.
 func (s *Session) Send(t wire.Type, m any) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
 	if s.broken != nil {
 		return s.broken
 	}
@@ -313,13 +317,17 @@ func (s *Session) Refuse(e *wire.Error) {
 	s.CloseWith(e)
 }
 
+// endWrites closes this side's half of the control stream, after the frame that is being written.
+func (s *Session) endWrites() error {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	return s.ctl.Close()
+}
+
 // Finish closes this side's half of the control stream and waits, at most d, for the peer to end its own: a close would
 // discard what is still on its way.
 func (s *Session) Finish(d time.Duration) {
-	s.mu.Lock()
-	err := s.ctl.Close()
-	s.mu.Unlock()
-	if err != nil {
+	if err := s.endWrites(); err != nil {
 		return
 	}
 	if err := s.ctl.SetReadDeadline(time.Now().Add(d)); err != nil {
@@ -335,10 +343,7 @@ func (s *Session) Finish(d time.Duration) {
 // CloseSend closes this side's half of the control stream and waits, at most d, for the peer to end the session, while
 // another goroutine goes on reading.
 func (s *Session) CloseSend(d time.Duration) {
-	s.mu.Lock()
-	err := s.ctl.Close()
-	s.mu.Unlock()
-	if err != nil {
+	if err := s.endWrites(); err != nil {
 		return
 	}
 	t := time.NewTimer(d)

@@ -7,15 +7,9 @@ package seal
 
 import (
 	"bytes"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-
-	"github.com/veraison/go-cose"
 
 	"github.com/holdfast-edge/holdfast/wire"
 )
@@ -69,94 +63,9 @@ func exactBytes(dst, b []byte) error {
 	return nil
 }
 
-// sealAs signs payload in a domain. kid names the key for the receiver.
-func sealAs(domain string, kid, payload []byte, alg cose.Algorithm, key crypto.Signer) ([]byte, error) {
-	s, err := cose.NewSigner(alg, key)
-	if err != nil {
-		return nil, fmt.Errorf("seal %s: %w", domain, err)
-	}
-	m := cose.NewSign1Message()
-	m.Headers.Protected.SetAlgorithm(alg)
-	m.Headers.Protected[cose.HeaderLabelKeyID] = kid
-	m.Payload = payload
-	if err := m.Sign(rand.Reader, []byte(domain), s); err != nil {
-		return nil, fmt.Errorf("seal %s: %w", domain, err)
-	}
-	b, err := m.MarshalCBOR()
-	if err != nil {
-		return nil, fmt.Errorf("seal %s: %w", domain, err)
-	}
-	if len(b) > maxSealed {
-		return nil, fmt.Errorf("seal %s: %d bytes, limit %d: %w", domain, len(b), maxSealed, wire.ErrMalformed)
-	}
-	return b, nil
-}
-
-// An envelope is a parsed and not yet verified COSE_Sign1.
-type envelope struct {
-	msg    cose.Sign1Message
-	domain string
-	alg    cose.Algorithm
-	kid    []byte
-}
-
-// open parses a sealed message of a domain and algorithm. Nothing in it is true yet.
-func open(domain string, alg cose.Algorithm, b []byte) (*envelope, error) {
-	if len(b) > maxSealed {
-		return nil, fmt.Errorf("%s of %d bytes, limit %d: %w", domain, len(b), maxSealed, wire.ErrMalformed)
-	}
-	e := &envelope{domain: domain, alg: alg}
-	if err := e.msg.UnmarshalCBOR(b); err != nil {
-		return nil, fmt.Errorf("%s: %w: %w", domain, wire.ErrMalformed, err)
-	}
-	a, err := e.msg.Headers.Protected.Algorithm()
-	if err != nil || a != alg {
-		return nil, fmt.Errorf("%s: algorithm is not %v: %w", domain, alg, wire.ErrMalformed)
-	}
-	kid, ok := e.msg.Headers.Protected[cose.HeaderLabelKeyID].([]byte)
-	if !ok {
-		return nil, fmt.Errorf("%s: no key id: %w", domain, wire.ErrMalformed)
-	}
-	if len(e.msg.Headers.Unprotected) > 0 || len(e.msg.Headers.Protected) != 2 {
-		return nil, fmt.Errorf("%s: headers other than algorithm and key id: %w", domain, wire.ErrMalformed)
-	}
-	e.kid = kid
-	return e, nil
-}
-
-// verify checks the signature by pub over the received bytes. A nil envelope, which a value that was not parsed has, and a key
-// of another kind or size verify nothing.
-func (e *envelope) verify(pub crypto.PublicKey) error {
-	if e == nil {
-		return fmt.Errorf("not parsed from bytes: %w", ErrSignature)
-	}
-	if !usable(pub) {
-		return fmt.Errorf("%s: no key to verify with: %w", e.domain, ErrSignature)
-	}
-	v, err := cose.NewVerifier(e.alg, pub)
-	if err != nil {
-		return fmt.Errorf("%s: %w: %w", e.domain, ErrSignature, err)
-	}
-	if err := e.msg.Verify([]byte(e.domain), v); err != nil {
-		return fmt.Errorf("%s: %w: %w", e.domain, ErrSignature, err)
-	}
-	return nil
-}
-
-// usable tells whether pub is a key at all: the libraries below panic on a nil key and on one of the wrong size.
-func usable(pub crypto.PublicKey) bool {
-	switch k := pub.(type) {
-	case *ecdsa.PublicKey:
-		return k != nil && k.Curve != nil
-	case ed25519.PublicKey:
-		return len(k) == ed25519.PublicKeySize
-	}
-	return false
-}
-
 // decode reads the payload into v. Keys that this build does not know are skipped: a newer device may state more.
 func (e *envelope) decode(v any) error {
-	if err := wire.Unmarshal(e.msg.Payload, v); err != nil {
+	if err := wire.Unmarshal(e.payload, v); err != nil {
 		return fmt.Errorf("%s: %w", e.domain, err)
 	}
 	return nil
@@ -171,7 +80,7 @@ func (e *envelope) decodeExact(v any) error {
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(again, e.msg.Payload) {
+	if !bytes.Equal(again, e.payload) {
 		return fmt.Errorf("%s: payload is not in deterministic form: %w", e.domain, wire.ErrMalformed)
 	}
 	return nil

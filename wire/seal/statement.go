@@ -123,7 +123,7 @@ func ParseStatement(b []byte) (*SealedStatement, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	s.Chain = s.Prev.Next(env.msg.Payload)
+	s.Chain = s.Prev.Next(env.payload)
 	return s, nil
 }
 

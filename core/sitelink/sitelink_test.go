@@ -1,0 +1,351 @@
+package sitelink
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+func TestWelcome(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		d, other := c.device("plant-7"), c.device("plant-8")
+		g := c.dial("plant-7", "gw-a", true)
+		defer g.hangUp()
+		w := recv[wire.UplinkWelcome](g, wire.TypeUplinkWelcome)
+		if w.Identity != g.id.String() || w.ReportPeriodMS != 10_000 || w.Capability != 1 {
+			t.Errorf("welcome %+v", w)
+		}
+		s := recv[wire.Site](g, wire.TypeSite)
+		if !s.Full || s.IntervalMS != 30_000 || fmt.Sprint(s.Gateways) != "[gw-a:4433]" {
+			t.Errorf("site %+v", s)
+		}
+		if len(s.Devices) != 1 || s.Devices[0].Device != d.id || string(s.Devices[0].Keys[0]) != string(d.kid[:]) || s.Devices[0].Device == other.id {
+			t.Errorf("devices %+v", s.Devices)
+		}
+		if _, connected := c.tracker.LastHeard("plant-7/gw-a", time.Now()); !connected {
+			t.Error("not heard")
+		}
+	})
+}
+
+func TestNotAdmitted(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		refused := func(g *gateway, want wire.Code) {
+			t.Helper()
+			defer g.hangUp()
+			if e := recv[wire.Error](g, wire.TypeError); e.Code != want {
+				t.Errorf("refused with %v, want %v", e.Code, want)
+			}
+		}
+		refused(c.dial("plant-7", "gw-z", false), wire.CodeUnknownKey)
+		id := ident.Gateway("acme", "plant-7", "gw-a")
+		key, old := c.endpoint(id)
+		c.do(&command.Enroll{Token: c.token(seal.KindGateway, "plant-7").ID, Kind: seal.KindGateway, Name: "gw-a", SPKI: spkiOf(t, key)})
+		c.connect("plant-7", "gw-a").hangUp() // enrolled again: another key took the place of the first
+		refused(c.dialAs(id, key, old), wire.CodeRetired)
+	})
+}
+
+func TestSubmit(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		g := c.connect("plant-7", "gw-a")
+		defer g.hangUp()
+		a, b, stranger := c.device("plant-7"), c.device("plant-8"), c.device("plant-7")
+		stranger.id = ident.NewDeviceID()
+		foreign := c.device("plant-7")
+		foreign.id = a.id // signs for a with a key of its own
+		s1, s2, s3 := a.register("1"), a.register("2"), b.register("1")
+		flipped := append([]byte(nil), s1...)
+		flipped[len(flipped)-1] ^= 1
+		g.send(wire.TypeSubmit, wire.Submit{ID: 7, TimeMS: 5, Statements: [][]byte{
+			s1, flipped, s2, []byte("junk"), s3, stranger.register("1"), foreign.register("1"),
+		}})
+		out := recv[wire.Submitted](g, wire.TypeSubmitted)
+		want := []wire.Code{0, wire.CodeMalformed, 0, wire.CodeMalformed, 0, wire.CodeUnknownKey, wire.CodeUnknownKey}
+		if out.ID != 7 || len(out.Results) != len(want) {
+			t.Fatalf("answer %+v", out)
+		}
+		for i, r := range out.Results {
+			if r.Code != want[i] || (r.Code == 0) != (len(r.Receipt) > 0) {
+				t.Errorf("statement %d: code %v, receipt of %d bytes, want %v", i, r.Code, len(r.Receipt), want[i])
+			}
+		}
+		rec, err := seal.OpenReceipt(out.Results[0].Receipt, c.keys.Authority().Public().(ed25519.PublicKey))
+		if err != nil || rec.Device != a.id || rec.Seq != 2 || rec.Chain != a.chain || rec.ClusterEpoch != 1 {
+			t.Errorf("receipt %+v, %v", rec, err)
+		}
+		if a.record().AgentVersion != "2" || b.record().AgentVersion != "1" {
+			t.Errorf("records say %q and %q", a.record().AgentVersion, b.record().AgentVersion)
+		}
+	})
+}
+
+func TestSubmitLimitsAndFailures(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		g := c.connect("plant-7", "gw-a")
+		defer g.hangUp()
+		for id, n := range []int{0, wire.MaxBatch + 1} {
+			g.send(wire.TypeSubmit, wire.Submit{ID: uint64(id + 1), Statements: make([][]byte, n)})
+			if e := recv[wire.Error](g, wire.TypeError); e.Code != wire.CodeMalformed || e.ID != uint64(id+1) || e.Ref != wire.TypeSubmit {
+				t.Errorf("%d statements: %+v", n, e)
+			}
+		}
+		d := c.device("plant-7")
+		s := d.register("1")
+		c.mu.Lock()
+		c.err = errors.New("no quorum")
+		c.mu.Unlock()
+		g.send(wire.TypeSubmit, wire.Submit{ID: 9, Statements: [][]byte{s}})
+		if e := recv[wire.Error](g, wire.TypeError); e.Code != wire.CodeUnavailable || e.RetryAfter() == 0 || e.ID != 9 {
+			t.Errorf("not committed: %+v", e)
+		}
+		c.mu.Lock()
+		c.err = nil
+		c.mu.Unlock()
+		g.send(wire.TypeSubmit, wire.Submit{ID: 10, Statements: [][]byte{s}})
+		if out := recv[wire.Submitted](g, wire.TypeSubmitted); out.Results[0].Code != 0 {
+			t.Errorf("tried again: %+v", out)
+		}
+	})
+}
+
+func TestUnknownTypeGoesOn(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		g := c.connect("plant-7", "gw-a")
+		defer g.hangUp()
+		g.send(wire.Type(60), wire.Ask{})
+		if e := recv[wire.Error](g, wire.TypeError); e.Code != wire.CodeUnsupported || e.Ref != wire.Type(60) {
+			t.Errorf("answer %+v", e)
+		}
+		d := c.device("plant-7")
+		g.send(wire.TypeSubmit, wire.Submit{ID: 1, Statements: [][]byte{d.register("1")}})
+		if out := recv[wire.Submitted](g, wire.TypeSubmitted); out.Results[0].Code != 0 {
+			t.Errorf("after it: %+v", out)
+		}
+	})
+}
+
+func TestMalformedEndsTheSession(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		g := c.connect("plant-7", "gw-a")
+		defer g.hangUp()
+		g.send(wire.TypeSubmit, "no submit")
+		_, _, err := g.RecvWithin(20 * time.Second)
+		var e *wire.Error
+		if !errors.As(err, &e) || e.Code != wire.CodeMalformed {
+			t.Errorf("ended with %v", err)
+		}
+	})
+}
+
+func online(d *device, attach []byte) wire.Presence {
+	now := time.Now().UnixMilli()
+	return wire.Presence{TimeMS: now, Online: []wire.DeviceOnline{{Slot: 3, Device: d.id, Attach: attach, SinceMS: now, LastMS: now, IntervalMS: 30_000}}}
+}
+
+func (c *core) verdict(d *device) (online bool, reason string, last time.Time) {
+	v := c.tracker.Verdict(c.View(), d.record(), time.Now())
+	return v.Online, v.Reason, v.Last
+}
+
+func TestPresence(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		d := c.device("plant-7")
+		g := c.connect("plant-7", "gw-a")
+		defer g.hangUp()
+		g.send(wire.TypePresence, online(d, d.attach(g.id, 1)))
+		settle()
+		if on, reason, _ := c.verdict(d); !on || reason != "" || d.record().Presence.Gateway != "plant-7/gw-a" {
+			t.Errorf("online=%v, reason %q, record %+v", on, reason, d.record().Presence)
+		}
+		proposed := c.proposed
+		time.Sleep(time.Minute)
+		g.send(wire.TypePresence, wire.Presence{TimeMS: time.Now().UnixMilli(), Digest: true, Count: 1, Slots: []uint32{3}, AgesMS: []uint32{250}})
+		beat := time.Now().Add(-250 * time.Millisecond).Truncate(time.Millisecond)
+		settle()
+		if _, _, last := c.verdict(d); !last.Equal(beat) {
+			t.Errorf("last heartbeat %v, want %v", last, beat)
+		}
+		if c.proposed != proposed {
+			t.Error("a digest was written to the log")
+		}
+		now := time.Now().UnixMilli()
+		g.send(wire.TypePresence, wire.Presence{TimeMS: now, Offline: []wire.DeviceOffline{{Device: d.id, LastMS: now, AtMS: now}}})
+		settle()
+		if on, reason, _ := c.verdict(d); on || reason != "heartbeat_missed" {
+			t.Errorf("online=%v, reason %q", on, reason)
+		}
+	})
+}
+
+// A gateway's word about a device counts only with the device's own signature, made for that gateway.
+func TestRoguePresence(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		d, other := c.device("plant-7"), c.device("plant-7")
+		g, rogue := c.connect("plant-7", "gw-a"), c.connect("plant-8", "gw-r")
+		defer g.hangUp()
+		defer rogue.hangUp()
+		first := d.attach(g.id, 1)
+		g.send(wire.TypePresence, online(d, first))
+		settle()
+		before := *d.record()
+		flipped := append([]byte(nil), d.attach(rogue.id, 2)...)
+		flipped[len(flipped)-1] ^= 1
+		for name, attach := range map[string][]byte{
+			"no attach": nil, "junk": []byte("junk"), "made for another gateway": first, "another device's": other.attach(rogue.id, 9), "flipped": flipped,
+		} {
+			rogue.send(wire.TypePresence, online(d, attach))
+			now := time.Now().UnixMilli()
+			rogue.send(wire.TypePresence, wire.Presence{TimeMS: now, Digest: true, Slots: []uint32{3}, AgesMS: []uint32{0},
+				Offline: []wire.DeviceOffline{{Device: d.id, LastMS: now, AtMS: now}}})
+			settle()
+			if got := d.record(); got.Presence != before.Presence || got.Attach.Attach != before.Attach.Attach || got.State != before.State {
+				t.Errorf("%s: record %+v", name, got)
+			}
+			on, reason, last := c.verdict(d)
+			if !on || reason != "" || !last.Equal(time.UnixMilli(before.Presence.LastMS)) {
+				t.Errorf("%s: online=%v, reason %q, last %v", name, on, reason, last)
+			}
+		}
+	})
+}
+
+// A gateway that keeps an attach and tells it again after the device has moved on is not believed.
+func TestStaleAttachToldAgain(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		d := c.device("plant-7")
+		a, b := c.connect("plant-7", "gw-a"), c.connect("plant-7", "gw-b")
+		defer a.hangUp()
+		defer b.hangUp()
+		kept := d.attach(a.id, 1)
+		a.send(wire.TypePresence, online(d, kept))
+		settle()
+		b.send(wire.TypePresence, online(d, d.attach(b.id, 2)))
+		settle()
+		a.send(wire.TypePresence, online(d, kept))
+		settle()
+		if on, reason, _ := c.verdict(d); !on || reason != "" || d.record().Presence.Gateway != "plant-7/gw-b" {
+			t.Errorf("online=%v, reason %q, record %+v", on, reason, d.record().Presence)
+		}
+	})
+}
+
+func TestTimesFromTheFuture(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		d := c.device("plant-7")
+		g := c.connect("plant-7", "gw-a")
+		defer g.hangUp()
+		p := online(d, d.attach(g.id, 1))
+		p.Online[0].SinceMS, p.Online[0].LastMS = p.TimeMS+1e10, p.TimeMS+1e10
+		g.send(wire.TypePresence, p)
+		settle()
+		bound := time.Now().Add(ahead)
+		if _, _, last := c.verdict(d); last.After(bound) || time.UnixMilli(d.record().Presence.SinceMS).After(bound) {
+			t.Errorf("last heartbeat %v, record %+v", last, d.record().Presence)
+		}
+		g.send(wire.TypePresence, wire.Presence{TimeMS: p.TimeMS + 1e10, Digest: true, Slots: []uint32{3}, AgesMS: []uint32{0}})
+		settle()
+		if _, _, last := c.verdict(d); last.After(bound) {
+			t.Errorf("by a digest: %v", last)
+		}
+	})
+}
+
+func TestChangesAreTold(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		d, roamer := c.device("plant-7"), c.device("plant-8")
+		g := c.connect("plant-7", "gw-a")
+		defer g.hangUp()
+		c.do(&command.SetSite{Site: "plant-8", IntervalMS: 9000}) // not this gateway's
+		c.do(&command.SetSite{Site: "plant-7", IntervalMS: 2000})
+		if s := recv[wire.Site](g, wire.TypeSite); s.IntervalMS != 2000 || len(s.Devices) != 0 {
+			t.Errorf("site %+v", s)
+		}
+		c.do(&command.SetInterval{Device: d.id, IntervalMS: 5000})
+		if s := recv[wire.Site](g, wire.TypeSite); len(s.Devices) != 1 || s.Devices[0].IntervalMS != 5000 {
+			t.Errorf("device %+v", s)
+		}
+		g.send(wire.TypeAsk, wire.Ask{Device: roamer.id})
+		if s := recv[wire.Site](g, wire.TypeSite); s.Devices[0].Device != roamer.id || s.Devices[0].IntervalMS != 9000 || s.Devices[0].State != wire.DeviceActive {
+			t.Errorf("asked: %+v", s)
+		}
+		g.send(wire.TypeAsk, wire.Ask{Device: ident.NewDeviceID()})
+		if s := recv[wire.Site](g, wire.TypeSite); s.Devices[0].State != wire.DeviceUnknown {
+			t.Errorf("asked about nobody: %+v", s)
+		}
+	})
+}
+
+func TestRelays(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		g := c.connect("plant-7", "gw-a")
+		defer g.hangUp()
+		key, err := ident.NewKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		csr, err := ident.NewCSR(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request := func(site string) wire.Enroll {
+			proof, err := seal.SealEnroll(c.token(seal.KindDevice, site), "acme", seal.KindDevice, spkiOf(t, key))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return wire.Enroll{Capability: 1, CSR: csr, Proof: proof}
+		}
+		wrong := request("plant-8")
+		g.send(wire.TypeRelayEnroll, wire.RelayEnroll{ID: 1, Enroll: wrong})
+		if e := recv[wire.Error](g, wire.TypeError); e.Code != wire.CodeRefused || e.ID != 1 {
+			t.Errorf("another site's token: %+v", e)
+		}
+		g.send(wire.TypeRelayEnroll, wire.RelayEnroll{ID: 2, Enroll: request("plant-7")})
+		out := recv[wire.RelayEnrolled](g, wire.TypeRelayEnrolled)
+		id, err := ident.Parse(out.Enrolled.Identity)
+		if err != nil || out.ID != 2 {
+			t.Fatalf("enrolled %+v, %v", out, err)
+		}
+		g.send(wire.TypeRelayRenew, wire.RelayRenew{ID: 3, Device: id.Device, Renew: wire.Renew{CSR: csr}})
+		if r := recv[wire.RelayRenewed](g, wire.TypeRelayRenewed); r.ID != 3 || len(r.Renewed.Chain) != 2 {
+			t.Errorf("renewed %+v", r.ID)
+		}
+		g.send(wire.TypeRelayRenew, wire.RelayRenew{ID: 4, Renew: wire.Renew{CSR: csr}}) // the gateway itself, with a device's key
+		if e := recv[wire.Error](g, wire.TypeError); e.Code != wire.CodeUnknownKey || e.ID != 4 {
+			t.Errorf("a key that is not the gateway's: %+v", e)
+		}
+		own, err := ident.NewCSR(g.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.send(wire.TypeRelayRenew, wire.RelayRenew{ID: 5, Renew: wire.Renew{CSR: own}})
+		recv[wire.RelayRenewed](g, wire.TypeRelayRenewed)
+	})
+}
+
+// When a report cannot be committed the session ends, so that the gateway tells everything again.
+func TestPresenceNotCommitted(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		d := c.device("plant-7")
+		g := c.connect("plant-7", "gw-a")
+		defer g.hangUp()
+		c.mu.Lock()
+		c.err = errors.New("no quorum")
+		c.mu.Unlock()
+		g.send(wire.TypePresence, online(d, d.attach(g.id, 1)))
+		if _, _, err := g.RecvWithin(20 * time.Second); err == nil {
+			t.Error("the session goes on")
+		}
+		if d.record().Presence != (registry.Presence{}) {
+			t.Errorf("record %+v", d.record().Presence)
+		}
+	})
+}
