@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -306,7 +307,8 @@ func (c *Core) renewLoop(ctx context.Context) error {
 func (c *Core) serveAPI(ctx context.Context) error {
 	srv := &http.Server{
 		Handler: c.api, TLSConfig: ident.APIServer(c.apiCert.get), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 15 * time.Second,
-		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10, ErrorLog: nil,
+		IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
+		ErrorLog:    slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug), // what clients do wrong before they are clients
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
 	stop := context.AfterFunc(ctx, func() {

@@ -105,7 +105,7 @@ func (l *Link) Run(ctx context.Context) error {
 		if failed > 0 && failed%len(l.gateways) != 0 {
 			wait = 0 // another one may admit it
 		}
-		l.Log.Warn("no session", "gateway", gw, "err", err, "retry_in", wait.Round(time.Millisecond))
+		l.Log.Warn("no session", "gateway", gw, "err", err, "retry_in", wait.Round(time.Millisecond).String())
 		backoff.Sleep(ctx, wait)
 	}
 	return nil
@@ -138,7 +138,7 @@ func (l *Link) once(ctx context.Context, gw string) (admitted bool, err error) {
 	defer s.link.Close()
 	stop := context.AfterFunc(ctx, s.link.Close)
 	defer stop()
-	l.Log.Info("attached", "gateway", s.gateway.String(), "interval", s.interval, "session", l.sessions)
+	l.Log.Info("attached", "gateway", s.gateway.String(), "interval", s.interval.String(), "session", l.sessions)
 	return true, s.run(ctx)
 }
 

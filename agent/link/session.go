@@ -236,7 +236,7 @@ func (s *session) refused(e *wire.Error, retry *time.Timer) error {
 	if !e.Code.Temporary() {
 		wait = max(wait, refusedMax) // kept, because the core may change its mind after an upgrade or an operator's word
 	}
-	s.Log.Warn("statement not taken", "epoch", s.sending.Epoch, "seq", s.sending.Seq, "err", e, "retry_in", wait)
+	s.Log.Warn("statement not taken", "epoch", s.sending.Epoch, "seq", s.sending.Seq, "err", e, "retry_in", wait.String())
 	retry.Reset(max(wait, time.Second))
 	return nil
 }

@@ -50,6 +50,11 @@ func (p *Program) Main() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	// quic-go would print a line of its own about the size of UDP buffers; the packaging says what to set where it matters.
+	if err := os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true"); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", p.Name, err)
+		return ExitFailure
+	}
 	return p.Execute(ctx, os.Args[1:], os.LookupEnv, Env{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
 }
 

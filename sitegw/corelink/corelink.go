@@ -104,7 +104,7 @@ func (l *Link) Run(ctx context.Context) error {
 		if errors.As(err, &e) {
 			wait = max(wait, e.RetryAfter())
 		}
-		l.Log.Warn("no uplink", "core", core, "err", err, "retry_in", wait.Round(time.Millisecond))
+		l.Log.Warn("no uplink", "core", core, "err", err, "retry_in", wait.Round(time.Millisecond).String())
 		backoff.Sleep(ctx, wait)
 	}
 	return nil

@@ -56,7 +56,7 @@ func EnrollAny(ctx context.Context, tr *link.Transport, servers []string, e Enro
 		if errors.As(err, &refusal) {
 			wait = max(wait, refusal.RetryAfter())
 		}
-		e.Log.Warn("not enrolled yet", "server", server, "err", err, "retry_in", wait.Round(time.Millisecond))
+		e.Log.Warn("not enrolled yet", "server", server, "err", err, "retry_in", wait.Round(time.Millisecond).String())
 		if !backoff.Sleep(ctx, wait) {
 			return nil, nil, err
 		}
