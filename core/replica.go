@@ -75,6 +75,7 @@ func (r *replica) Restore(rd io.Reader) error {
 	}
 	r.state = s
 	r.publish()
+	r.hub.Forget(r.view.Load().Index())
 	return nil
 }
 

@@ -21,14 +21,14 @@ func rawFrame(t Type, body []byte) []byte {
 }
 
 // stream is every golden frame one after the other, in the order of the types, and the types.
-func stream(t testing.TB) (b []byte, order []Type) {
-	t.Helper()
+func stream(tb testing.TB) (b []byte, order []Type) {
+	tb.Helper()
 	for typ := range types {
 		order = append(order, typ)
 	}
 	slices.Sort(order)
 	for _, typ := range order {
-		b = append(b, golden(t, typ, nil)...)
+		b = append(b, golden(tb, typ, nil)...)
 	}
 	return b, order
 }

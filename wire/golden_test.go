@@ -72,21 +72,21 @@ func fresh(m any) any { return reflect.New(reflect.TypeOf(m).Elem()).Interface()
 func goldenPath(t Type) string { return filepath.Join("testdata", "golden", t.String()+".hex") }
 
 // golden is the committed frame of a type. With -update it writes frame, unless nil, there first.
-func golden(t testing.TB, typ Type, frame []byte) []byte {
-	t.Helper()
+func golden(tb testing.TB, typ Type, frame []byte) []byte {
+	tb.Helper()
 	path := goldenPath(typ)
 	if *update && frame != nil {
-		if err := os.WriteFile(path, []byte(hexLines(frame)), 0o644); err != nil { //nolint:gosec // test data is for everybody
-			t.Fatal(err)
+		if err := os.WriteFile(path, []byte(hexLines(frame)), 0o644); err != nil {
+			tb.Fatal(err)
 		}
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatalf("%v has no golden frame: add it with -update: %v", typ, err)
+		tb.Fatalf("%v has no golden frame: add it with -update: %v", typ, err)
 	}
 	out, err := hex.DecodeString(strings.Join(strings.Fields(string(b)), ""))
 	if err != nil {
-		t.Fatalf("%s: %v", path, err)
+		tb.Fatalf("%s: %v", path, err)
 	}
 	return out
 }

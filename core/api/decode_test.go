@@ -61,6 +61,14 @@ func TestCursorsRoundTrip(t *testing.T) {
 		t.Error("different lists have the same name")
 	}
 	text := []byte(l.deviceCursor(id))
+	last := text[len(text)-1]
+	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") {
+		text[len(text)-1] = c
+		if _, err := l.devicePosition(string(text)); (err == nil) != (c == last) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	text[len(text)-1] = last
 	for i := range text {
 		bad := bytes.Clone(text)
 		bad[i] ^= 1

@@ -229,10 +229,24 @@ func TestEventsDeadReader(t *testing.T) {
 		if len(s.streams) != 1 {
 			t.Fatalf("%d streams", len(s.streams))
 		}
-		<-time.After(requestTime + writeSlack + keepAlive + streamWrite) // in the bubble's time
-		synctest.Wait()
+		<-time.After(requestTime + writeSlack + time.Second) // in the bubble's time
 		if len(s.streams) != 0 {
 			t.Errorf("%d streams", len(s.streams))
+		}
+	})
+}
+
+// The same for one that stops later.
+func TestEventsReaderThatDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCore(t)
+		r := serve(t, c.handler).subscribe(t, "", "")
+		for range 3 {
+			r.next()
+		}
+		<-time.After(keepAlive + streamWrite + time.Second) // in the bubble's time
+		if n := len(c.server.streams); n != 0 {
+			t.Errorf("%d streams", n)
 		}
 	})
 }

@@ -56,6 +56,7 @@ func TestSplit(t *testing.T) {
 		{"goes on, cut", on(10, forever, 20), out(20, 40), "on 10-20, off 20-40 site_unreachable, on 40-"},
 		{"goes on, in an outage", on(10, forever, 20), out(20, forever), "on 10-20, off 20- site_unreachable"},
 		{"offline", stretch{from: 10, to: 50, reason: "heartbeat_missed"}, out(20, 40), "off 10-50 heartbeat_missed"},
+		{"closed without a word", closed(&registry.Span{Online: true, FromMS: 10, ToMS: 50}), out(20, 30), "on 10-50"},
 		{"empty", on(20, 20, 0), out(10, 30), "on 20-20"},
 	} {
 		parts := tc.s.split(tc.outages)
@@ -204,8 +205,8 @@ func TestTimelineIsOfOneMoment(t *testing.T) {
 	p.online(p.m, plantGateway, minute(3), 2)
 	p.offline(p.m, plantGateway, minute(4), minute(4), 1, 0)
 	d, _ := view.Device(p.m.id)
-	for _, order := range []string{"asc", "desc"} {
-		in := &historyInput{Order: order, Paging: Paging{Limit: 100}}
+	for order, limit := range map[string]int{"asc": 2, "desc": 100} { // 2: the page ends within what is newer
+		in := &historyInput{Order: order, Paging: Paging{Limit: limit}}
 		recs, next, err := p.server.records(t.Context(), view, d.ID, in, registry.KindSpan)
 		if err != nil || len(recs) != 1 || next != "" {
 			t.Errorf("%s: %d records, next %q, %v", order, len(recs), next, err)

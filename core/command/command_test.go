@@ -159,7 +159,7 @@ func TestDecodeMalformed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for n := range len(b) {
+		for n := range b {
 			if _, err := Decode(b[:n]); !errors.Is(err, wire.ErrMalformed) {
 				t.Errorf("kind %d cut to %d of %d bytes: %v", kind, n, len(b), err)
 			}

@@ -160,7 +160,8 @@ func (s *Service) admit(ctx context.Context, v registry.View, r Request, t *regi
 func (s *Service) answer(e *registry.Enrolled) *wire.Enrolled {
 	v := s.reg.View()
 	out := &wire.Enrolled{Root: s.keys.root.Raw, Authority: s.keys.authCert}
-	role, site := ident.RoleDevice, ""
+	var site string
+	role := ident.RoleDevice
 	if e.Device != nil {
 		site = e.Device.Site
 		out.Identity = ident.Device(s.keys.fleet, e.Device.ID).String()

@@ -2,12 +2,8 @@ package enroll
 
 import (
 	"bytes"
-	"context"
-	"crypto/ecdsa"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -19,158 +15,6 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
-
-// A core is a registry that commits at once, with a service before it and a clock that the test moves.
-type core struct {
-	t    *testing.T
-	svc  *Service
-	keys *Keyring
-	via  ident.ID
-
-	mu       sync.Mutex
-	state    *registry.State
-	index    uint64
-	now      time.Time
-	proposed int
-	before   func() // called once, before the next commit
-	err      error  // what Propose fails with
-}
-
-func newCore(t *testing.T) *core {
-	t.Helper()
-	made, node, _ := newFleet(t)
-	made.IntervalMS = 30_000
-	c := &core{t: t, state: registry.New(), now: start, via: ident.Gateway("acme", "plant-7", "gw-a")}
-	c.do(made)
-	keys, err := OpenKeyring(c.View().Fleet(), "core-1", node)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.keys = keys
-	c.svc = NewService(c, keys, c.wall, slog.New(slog.DiscardHandler))
-	return c
-}
-
-func (c *core) wall() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *core) pass(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
-// View implements Registry.
-func (c *core) View() registry.View {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.state.View()
-}
-
-// Propose implements Registry.
-func (c *core) Propose(_ context.Context, cmd command.Command) (any, error) {
-	b, err := command.Encode(cmd)
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f := c.before; f != nil {
-		c.before = nil
-		c.mu.Unlock()
-		f()
-		c.mu.Lock()
-	}
-	if c.err != nil {
-		return nil, c.err
-	}
-	c.index++
-	c.proposed++
-	eff, err := c.state.Apply(c.index, c.now, [][]byte{b})
-	if err != nil {
-		return nil, err
-	}
-	if err, refused := eff.Results[0].(error); refused {
-		return nil, err
-	}
-	return eff.Results[0], nil
-}
-
-func (c *core) do(cmd command.Command) any {
-	c.t.Helper()
-	res, err := c.Propose(c.t.Context(), cmd)
-	if err != nil {
-		c.t.Fatalf("%T: %v", cmd, err)
-	}
-	return res
-}
-
-// token makes a token known to the registry.
-func (c *core) token(kind seal.Kind, site string, uses uint32) *seal.Token {
-	c.t.Helper()
-	tok := seal.NewToken(c.keys.Trust().Pin())
-	c.do(&command.CreateToken{ID: tok.ID, Public: tok.Public(), Kind: kind, Site: site, TTLMS: time.Hour.Milliseconds(), Uses: uses})
-	return tok
-}
-
-// A box is a machine with a key.
-type box struct {
-	key       *ecdsa.PrivateKey
-	csr, spki []byte
-}
-
-func newBox(t *testing.T) box {
-	t.Helper()
-	key, err := ident.NewKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	csr, err := ident.NewCSR(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return box{key, csr, spki}
-}
-
-// request is the box's enrollment through a gateway of plant-7.
-func (c *core) request(b box, tok *seal.Token, kind seal.Kind) Request {
-	c.t.Helper()
-	proof, err := seal.SealEnroll(tok, "acme", kind, b.spki)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	r := Request{Enroll: wire.Enroll{Capability: 1, CSR: b.csr, Proof: proof}, Via: c.via, Source: "gw-a"}
-	if kind == seal.KindGateway {
-		r.Name, r.Listen, r.Via = "gw-b", "gw-b:4433", ident.ID{}
-	}
-	return r
-}
-
-func (c *core) enroll(r Request) (*wire.Enrolled, error) { return c.svc.Enroll(c.t.Context(), r) }
-
-func (c *core) enrolled(r Request) *wire.Enrolled {
-	c.t.Helper()
-	out, err := c.enroll(r)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return out
-}
-
-func code(err error) wire.Code {
-	var e *wire.Error
-	if !errors.As(err, &e) {
-		return wire.CodeNone
-	}
-	return e.Code
-}
 
 func TestEnrollDevice(t *testing.T) {
 	c := newCore(t)
@@ -220,7 +64,7 @@ func TestOneRefusalForAll(t *testing.T) {
 	c.pass(30 * time.Minute) // good and the like have expired, young has not
 
 	b, other := newBox(t), newBox(t)
-	make := func(tok *seal.Token, kind seal.Kind, change func(*Request)) Request {
+	ask := func(tok *seal.Token, kind seal.Kind, change func(*Request)) Request {
 		r := c.request(b, tok, kind)
 		if change != nil {
 			change(&r)
@@ -242,23 +86,23 @@ func TestOneRefusalForAll(t *testing.T) {
 		return b
 	}
 	tests := map[string]Request{
-		"unknown token":        make(seal.NewToken(c.keys.Trust().Pin()), seal.KindDevice, nil),
-		"expired":              make(good, seal.KindDevice, nil),
-		"used up":              make(used, seal.KindDevice, nil),
-		"revoked":              make(revoked, seal.KindDevice, nil),
-		"proof flipped":        make(young, seal.KindDevice, func(r *Request) { r.Proof = alter(r.Proof, len(r.Proof)-1) }),
-		"proof is no proof":    make(young, seal.KindDevice, func(r *Request) { r.Proof = []byte("x") }),
-		"swapped key":          make(young, seal.KindDevice, func(r *Request) { r.CSR = other.csr }),
-		"proof for other key":  make(young, seal.KindDevice, proofFor("acme", seal.KindDevice, other.spki)),
-		"proof for other kind": make(young, seal.KindDevice, proofFor("acme", seal.KindGateway, b.spki)),
-		"proof for the fleet":  make(young, seal.KindDevice, proofFor("other", seal.KindDevice, b.spki)),
-		"altered CSR":          make(young, seal.KindDevice, func(r *Request) { r.CSR = alter(r.CSR, len(r.CSR)-1) }),
-		"no CSR":               make(young, seal.KindDevice, func(r *Request) { r.CSR = nil }),
-		"another site":         make(young, seal.KindDevice, func(r *Request) { r.Via = ident.Gateway("acme", "plant-8", "gw-a") }),
-		"through no gateway":   make(young, seal.KindDevice, func(r *Request) { r.Via = ident.ID{} }),
-		"gateway as a device":  make(gateways, seal.KindDevice, nil),
-		"device as a gateway":  make(young, seal.KindGateway, nil),
-		"core node":            make(cores, seal.KindCore, nil),
+		"unknown token":        ask(seal.NewToken(c.keys.Trust().Pin()), seal.KindDevice, nil),
+		"expired":              ask(good, seal.KindDevice, nil),
+		"used up":              ask(used, seal.KindDevice, nil),
+		"revoked":              ask(revoked, seal.KindDevice, nil),
+		"proof flipped":        ask(young, seal.KindDevice, func(r *Request) { r.Proof = alter(r.Proof, len(r.Proof)-1) }),
+		"proof is no proof":    ask(young, seal.KindDevice, func(r *Request) { r.Proof = []byte("x") }),
+		"swapped key":          ask(young, seal.KindDevice, func(r *Request) { r.CSR = other.csr }),
+		"proof for other key":  ask(young, seal.KindDevice, proofFor("acme", seal.KindDevice, other.spki)),
+		"proof for other kind": ask(young, seal.KindDevice, proofFor("acme", seal.KindGateway, b.spki)),
+		"proof for the fleet":  ask(young, seal.KindDevice, proofFor("other", seal.KindDevice, b.spki)),
+		"altered CSR":          ask(young, seal.KindDevice, func(r *Request) { r.CSR = alter(r.CSR, len(r.CSR)-1) }),
+		"no CSR":               ask(young, seal.KindDevice, func(r *Request) { r.CSR = nil }),
+		"another site":         ask(young, seal.KindDevice, func(r *Request) { r.Via = ident.Gateway("acme", "plant-8", "gw-a") }),
+		"through no gateway":   ask(young, seal.KindDevice, func(r *Request) { r.Via = ident.ID{} }),
+		"gateway as a device":  ask(gateways, seal.KindDevice, nil),
+		"device as a gateway":  ask(young, seal.KindGateway, nil),
+		"core node":            ask(cores, seal.KindCore, nil),
 	}
 	proposed := c.proposed
 	want := ""
@@ -287,7 +131,7 @@ func TestOneRefusalForAll(t *testing.T) {
 	if got := c.svc.Refused(); got != uint64(len(tests)) {
 		t.Errorf("%d counted of %d", got, len(tests))
 	}
-	c.enrolled(make(young, seal.KindDevice, nil)) // and the request is fine where nothing is wrong
+	c.enrolled(ask(young, seal.KindDevice, nil)) // and the request is fine where nothing is wrong
 }
 
 func TestGatewayNames(t *testing.T) {

@@ -23,6 +23,7 @@ const (
 type Hub struct {
 	mu   sync.Mutex
 	ring []registry.Event // newest last, at most kept
+	gone uint64           // highest index whose events are not kept any more
 	subs map[*Sub]struct{}
 }
 
@@ -41,6 +42,7 @@ func (h *Hub) Publish(evs []registry.Event) {
 	defer h.mu.Unlock()
 	h.ring = append(h.ring, evs...)
 	if over := len(h.ring) - kept; over > 0 {
+		h.gone = max(h.gone, h.ring[over-1].Index)
 		h.ring = append(h.ring[:0], h.ring[over:]...)
 	}
 	for s := range h.subs {
@@ -60,7 +62,15 @@ func (s *Sub) offer(evs []registry.Event) {
 	}
 }
 
-// Subscribe starts a subscription with the kept events whose index is above after; the largest uint64 asks for new ones only.
+// Forget says that the state jumped to index: what happened before it was not told here.
+func (h *Hub) Forget(index uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.gone, h.ring = max(h.gone, index), nil
+}
+
+// Subscribe starts a subscription with the kept events whose index is above after: 0 asks for all that are kept, the largest
+// uint64 for new ones only. When events above another after are no longer kept, the subscription ends with ErrLagged at once.
 func (h *Hub) Subscribe(after uint64) *Sub {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -69,6 +79,10 @@ func (h *Hub) Subscribe(after uint64) *Sub {
 		if e.Index > after {
 			s.ch <- e
 		}
+	}
+	if after != 0 && after < h.gone {
+		close(s.ch)
+		return s
 	}
 	if h.subs == nil {
 		h.subs = make(map[*Sub]struct{})

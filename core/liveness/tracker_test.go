@@ -224,3 +224,39 @@ func TestExpiryWaitsForTheInterval(t *testing.T) {
 		}
 	}
 }
+
+// When a site comes back after a silence, its gateways need not come in one moment: a device of one that is still away has
+// three intervals from there. A gateway that died while the site was heard all along has no such grace.
+func TestSiteComesBack(t *testing.T) {
+	for name, tt := range map[string]struct {
+		cut    bool // both were silent, then gw-b came back
+		within time.Duration
+	}{"after a cut": {true, Silent * interval}, "one of two": {false, 0}} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t)
+			f.tr.Lead(true, start)
+			f.tr.Opened(gwA, 1, start)
+			f.tr.Opened(gwB, 2, start)
+			f.online(gwA, 1, 1, start)
+			back := start.Add(time.Hour)
+			if tt.cut {
+				f.tr.Opened(gwB, 3, back)
+			} else {
+				for at := start; !at.After(back); at = at.Add(period) {
+					f.tr.Heard(gwB, 2, at)
+				}
+				f.tr.Opened(gwB, 3, back)
+			}
+			if _, expired := f.tr.Survey(f.state.View(), back); (len(expired) == 0) != tt.cut {
+				t.Errorf("at once: %+v", expired)
+			}
+			late := back.Add(tt.within)
+			for at := back; at.Before(late); at = at.Add(period) {
+				f.tr.Heard(gwB, 3, at)
+			}
+			if _, expired := f.tr.Survey(f.state.View(), late); len(expired) != 1 {
+				t.Errorf("after %v: %+v", tt.within, expired)
+			}
+		})
+	}
+}

@@ -3,6 +3,7 @@ package registry
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/core/command"
@@ -174,6 +175,10 @@ func (a *applier) ensureSite(name string) *Site {
 
 // setSite makes or changes a site. Result: *Site.
 func (a *applier) setSite(c *command.SetSite) any {
+	old, known := a.view.sites.get(c.Site)
+	if known && (c.IntervalMS == 0 || c.IntervalMS == old.IntervalMS) {
+		return old
+	}
 	s := *a.ensureSite(c.Site)
 	if c.IntervalMS != 0 {
 		s.IntervalMS = c.IntervalMS
@@ -191,9 +196,7 @@ func (a *applier) setTags(c *command.SetTags) any {
 	}
 	d := *old
 	d.OperatorTags = make(map[string]*string, len(old.OperatorTags)+len(c.Set))
-	for k, v := range old.OperatorTags {
-		d.OperatorTags[k] = v
-	}
+	maps.Copy(d.OperatorTags, old.OperatorTags)
 	for _, k := range c.Remove {
 		d.OperatorTags[k] = nil
 	}

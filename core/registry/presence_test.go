@@ -36,7 +36,7 @@ func (l *log) ignored(c *command.Presence) {
 func TestPresenceSpans(t *testing.T) {
 	l := newLog(t)
 	m := l.enrolled(1)
-	at := func(min int) time.Time { return start.Add(time.Duration(min) * time.Minute) }
+	at := func(minutes int) time.Time { return start.Add(time.Duration(minutes) * time.Minute) }
 	a := m.attach(1, 1, 1)
 
 	eff := l.apply(m.online(gwA, at(0), a))

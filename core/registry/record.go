@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"maps"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/core/command"
@@ -92,12 +93,8 @@ type Device struct {
 // sets the site.
 func (d *Device) Tags() map[string]string {
 	t := make(map[string]string, len(d.OwnTags)+len(d.TokenTags)+len(d.OperatorTags)+1)
-	for k, v := range d.OwnTags {
-		t[k] = v
-	}
-	for k, v := range d.TokenTags {
-		t[k] = v
-	}
+	maps.Copy(t, d.OwnTags)
+	maps.Copy(t, d.TokenTags)
 	for k, v := range d.OperatorTags {
 		if v == nil {
 			delete(t, k)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -93,7 +94,7 @@ func TestSnapshotOfNothing(t *testing.T) {
 func TestTruncatedSnapshot(t *testing.T) {
 	l, _ := busy(t)
 	b := l.snapshot()
-	for n := range len(b) {
+	for n := range b {
 		if _, err := Restore(bytes.NewReader(b[:n])); !errors.Is(err, ErrSnapshot) {
 			t.Fatalf("cut to %d of %d bytes: %v", n, len(b), err)
 		}
@@ -117,11 +118,11 @@ func TestDamagedSnapshot(t *testing.T) {
 		"nothing":              nil,
 		"no header":            enc(snapEnd, snapshotEnd{}),
 		"later version":        append(enc(snapHeader, snapshotHeader{Version: snapVersion + 1}), enc(snapEnd, snapshotEnd{Records: 1})...),
-		"records missing":      append(header[:len(header):len(header)], enc(snapEnd, snapshotEnd{Records: 2})...),
-		"unknown kind":         append(header[:len(header):len(header)], enc(99, 0)...),
-		"record far too large": append(header[:len(header):len(header)], snapDevice, 0xff, 0xff, 0xff, 0xff),
-		"no CBOR":              append(header[:len(header):len(header)], snapRecord(snapDevice, []byte{0xff})...),
-		"end does not read":    append(header[:len(header):len(header)], snapRecord(snapEnd, []byte{0xff})...),
+		"records missing":      append(slices.Clip(header), enc(snapEnd, snapshotEnd{Records: 2})...),
+		"unknown kind":         append(slices.Clip(header), enc(99, 0)...),
+		"record far too large": append(slices.Clip(header), snapDevice, 0xff, 0xff, 0xff, 0xff),
+		"no CBOR":              append(slices.Clip(header), snapRecord(snapDevice, []byte{0xff})...),
+		"end does not read":    append(slices.Clip(header), snapRecord(snapEnd, []byte{0xff})...),
 	}
 	for name, b := range tests {
 		if _, err := Restore(bytes.NewReader(b)); !errors.Is(err, ErrSnapshot) {

@@ -114,11 +114,10 @@ func (a *applier) take(n *Device, s *seal.SealedStatement, it *command.Statement
 		if err != nil {
 			return wire.Refuse(wire.CodeMalformed, "%v", err)
 		}
-		before := facts(n)
-		n.Profile, n.AgentVersion, n.OwnTags, n.RegisteredMS = r.Profile, r.AgentVersion, r.Tags, a.ms
 		if !first {
-			changed = diff(before, facts(n))
+			changed = diff(n, r)
 		}
+		n.Profile, n.AgentVersion, n.OwnTags, n.RegisteredMS = r.Profile, r.AgentVersion, r.Tags, a.ms
 	default:
 		return wire.Refuse(wire.CodeUnsupported, "statement type %d", s.Type)
 	}
@@ -133,18 +132,42 @@ func (a *applier) take(n *Device, s *seal.SealedStatement, it *command.Statement
 	return nil
 }
 
-// facts are the reported facts of a device as text, by the names that the API uses.
-func facts(d *Device) map[string]string {
-	p := &d.Profile
-	f := map[string]string{
-		"profile.model": text(p.Model), "profile.soc": text(p.SoC), "profile.arch": text(p.Arch), "profile.os": text(p.OS),
-		"profile.kernel": text(p.Kernel), "profile.accelerators": strings.Join(p.Accelerators.Value, ","),
-		"profile.ram_bytes": number(p.RAMBytes), "profile.cpu_cores": number(p.CPUCores), "agent_version": d.AgentVersion,
+// diff lists what a registration changes of the facts that a record holds, in order of name, by the names that the API uses.
+// Most change nothing, so nothing is built before a difference is found.
+func diff(d *Device, r *seal.Register) []Change {
+	var out []Change
+	is := func(fact, from, to string) {
+		if from != to {
+			out = append(out, Change{Fact: fact, From: from, To: to})
+		}
 	}
-	for k, v := range d.OwnTags {
-		f["tags."+k] = v
+	p, q := &d.Profile, &r.Profile
+	is("agent_version", d.AgentVersion, r.AgentVersion)
+	if !slices.Equal(p.Accelerators.Value, q.Accelerators.Value) {
+		is("profile.accelerators", strings.Join(p.Accelerators.Value, ","), strings.Join(q.Accelerators.Value, ","))
 	}
-	return f
+	is("profile.arch", text(p.Arch), text(q.Arch))
+	if p.CPUCores != q.CPUCores {
+		is("profile.cpu_cores", number(p.CPUCores), number(q.CPUCores))
+	}
+	is("profile.kernel", text(p.Kernel), text(q.Kernel))
+	is("profile.model", text(p.Model), text(q.Model))
+	is("profile.os", text(p.OS), text(q.OS))
+	if p.RAMBytes != q.RAMBytes {
+		is("profile.ram_bytes", number(p.RAMBytes), number(q.RAMBytes))
+	}
+	is("profile.soc", text(p.SoC), text(q.SoC))
+	if !maps.Equal(d.OwnTags, r.Tags) {
+		names := maps.Clone(d.OwnTags)
+		if names == nil {
+			names = make(map[string]string)
+		}
+		maps.Copy(names, r.Tags)
+		for _, k := range slices.Sorted(maps.Keys(names)) {
+			is("tags."+k, d.OwnTags[k], r.Tags[k])
+		}
+	}
+	return out
 }
 
 func text(f wire.Fact[string]) string { return f.Value }
@@ -158,23 +181,10 @@ func number[T uint32 | uint64](f wire.Fact[T]) string {
 
 func u64(v uint64) string { return strconv.FormatUint(v, 10) }
 
-// diff lists the facts that differ, in order of name.
-func diff(before, after map[string]string) []Change {
-	names := maps.Clone(before)
-	maps.Copy(names, after)
-	var out []Change
-	for _, k := range slices.Sorted(maps.Keys(names)) {
-		if before[k] != after[k] {
-			out = append(out, Change{Fact: k, From: before[k], To: after[k]})
-		}
-	}
-	return out
-}
-
-// A Transition is what became of one presence item.
+// A Transition tells what became of one item of a report.
 type Transition struct {
-	State wire.DeviceState // of the device's record, after it
-	Taken bool             // false: it was no news, or not this gateway's to tell
+	State wire.DeviceState // of the device, after it
+	Taken bool             // the report is about the device's newest attach, and counts
 }
 
 // presence commits transitions. Result: []Transition, one per item.

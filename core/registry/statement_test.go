@@ -192,8 +192,12 @@ func TestChangedFacts(t *testing.T) {
 	r.Profile.Accelerators = wire.Known([]string{"google-edgetpu", "nvidia-gpu"})
 	eff = l.apply(m.submit(m.register(r)))
 	want := []Change{
-		{"agent_version", "1", "2"}, {"profile.accelerators", "nvidia-gpu", "google-edgetpu,nvidia-gpu"}, {"profile.cpu_cores", "", "6"},
-		{"profile.ram_bytes", "8589934592", ""}, {"tags.line", "3", "4"}, {"tags.old", "x", ""},
+		{"agent_version", "1", "2"},
+		{"profile.accelerators", "nvidia-gpu", "google-edgetpu,nvidia-gpu"},
+		{"profile.cpu_cores", "", "6"},
+		{"profile.ram_bytes", "8589934592", ""},
+		{"tags.line", "3", "4"},
+		{"tags.old", "x", ""},
 	}
 	if rec := decodeRecord[StatementRecord](t, eff.Records[0]); !slices.Equal(rec.Changed, want) {
 		t.Errorf("changed %+v, want %+v", rec.Changed, want)

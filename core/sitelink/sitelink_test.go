@@ -204,8 +204,10 @@ func TestRoguePresence(t *testing.T) {
 		} {
 			rogue.send(wire.TypePresence, online(d, attach))
 			now := time.Now().UnixMilli()
-			rogue.send(wire.TypePresence, wire.Presence{TimeMS: now, Digest: true, Slots: []uint32{3}, AgesMS: []uint32{0},
-				Offline: []wire.DeviceOffline{{Device: d.id, LastMS: now, AtMS: now}}})
+			rogue.send(wire.TypePresence, wire.Presence{
+				TimeMS: now, Digest: true, Slots: []uint32{3}, AgesMS: []uint32{0},
+				Offline: []wire.DeviceOffline{{Device: d.id, LastMS: now, AtMS: now}},
+			})
 			settle()
 			if got := d.record(); got.Presence != before.Presence || got.Attach.Attach != before.Attach.Attach || got.State != before.State {
 				t.Errorf("%s: record %+v", name, got)

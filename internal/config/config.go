@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strconv"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -33,7 +34,7 @@ func CheckAddr(a string) error {
 	if host == "" {
 		return fmt.Errorf("%.80q has no host: others must be able to reach it", a)
 	}
-	if _, err := net.LookupPort("udp", port); err != nil {
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return fmt.Errorf("%.80q: port %.20q is not a number from 0 to 65535", a, port)
 	}
 	return nil

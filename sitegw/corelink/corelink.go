@@ -125,7 +125,7 @@ func (l *Link) once(ctx context.Context, core string) error {
 	defer l.detach(s)
 	g.Go(func() error { return l.read(s) })
 	g.Go(func() error { return l.report(gctx, s) })
-	g.Go(func() error { return l.submit(gctx, s) })
+	g.Go(func() error { return l.submit(gctx) })
 	g.Go(func() error { return l.renew(gctx) })
 	return g.Wait()
 }

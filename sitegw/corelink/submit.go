@@ -45,7 +45,7 @@ func (l *Link) enqueue(st statement) *wire.SubmitResult {
 var unavailable = wire.SubmitResult{Code: wire.CodeUnavailable, Detail: errNoSession.Detail}
 
 // submit sends what is queued until the session ends; detach answers what is left. While messages are under way others gather and share the next one.
-func (l *Link) submit(ctx context.Context, s *session) error {
+func (l *Link) submit(ctx context.Context) error {
 	underWay := make(chan struct{}, maxUnderWay)
 	for {
 		select {

@@ -44,6 +44,9 @@ const (
 // cannot be reached or that asks for patience, is tried again until ctx ends; a refusal that it cannot heal is returned at
 // once.
 func EnrollAny(ctx context.Context, tr *link.Transport, servers []string, e Enrollment) (*Credential, *wire.Enrolled, error) {
+	if len(servers) == 0 {
+		return nil, nil, fmt.Errorf("no server to enroll with: %w", ErrNone)
+	}
 	b := backoff.Backoff{Min: minBackoff, Max: maxBackoff}
 	for i := 0; ; i++ {
 		server := servers[i%len(servers)]

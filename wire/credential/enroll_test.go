@@ -31,6 +31,7 @@ func seedOf(t *testing.T, tok *seal.Token) []byte {
 
 func TestEnroll(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
 		c, out, err := w.do()
 		w.ok(err)
 		if c.ID.String() != out.Identity || c.ID.Role != ident.RoleDevice || out.Site != "berlin" || c.Trust.Pin() != w.fleet.Pin() {
@@ -56,6 +57,7 @@ func TestEnroll(t *testing.T) {
 // The key is on the disk before the first packet leaves, and no secret is in any packet or message.
 func TestNothingSecretLeaves(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
 		var packets [][]byte
 		w.net.Tap(func(from, _ net.Addr, data []byte) {
 			w.mu.Lock()
@@ -85,6 +87,7 @@ func TestNothingSecretLeaves(t *testing.T) {
 // A reply that was lost, or a process that died, is no reason for another key.
 func TestRetryPresentsTheSameKey(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
 		w.lose = true
 		if _, _, err := w.do(); err == nil {
 			t.Fatal("enrolled without an answer")
@@ -103,6 +106,7 @@ func TestRetryPresentsTheSameKey(t *testing.T) {
 
 func TestRefusal(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
 		e := w.enrollment()
 		e.Token = seal.NewToken(w.fleet.Pin()) // one that the core does not know
 		_, _, err := credential.Enroll(t.Context(), w.box, w.addr, e)
@@ -116,6 +120,7 @@ func TestRefusal(t *testing.T) {
 // Whoever is not of the pinned fleet, or not of the role, hears nothing of the token.
 func TestWrongServerHearsNothing(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
 		twin := identtest.New(t, "plant", time.Now())
 		for name, addr := range map[string]net.Addr{
 			"root of the same name": w.serve(11, twin, ident.Gateway("plant", "berlin", "a")),
@@ -143,7 +148,13 @@ func TestAnswersThatAreRefused(t *testing.T) {
 			id, _ := ident.Parse(e.Identity)
 			e.Chain = w.fleet.Chain(id, identtest.Key(w.t).Public(), time.Now())
 		},
-		"another root":      func(w *world, e *wire.Enrolled) { e.Root = twinAt(w).Root.Cert.Raw },
+		"another root": func(w *world, e *wire.Enrolled) { e.Root = twinAt(w).Root.Cert.Raw },
+		"all of another root": func(w *world, e *wire.Enrolled) {
+			twin := twinAt(w)
+			id, _ := ident.Parse(e.Identity)
+			e.Root, e.Authority = twin.Root.Cert.Raw, twin.AuthCert
+			e.Chain = twin.Chain(id, identtest.Parse(w.t, e.Chain[0])[0].PublicKey, time.Now())
+		},
 		"another authority": func(w *world, e *wire.Enrolled) { e.Authority = twinAt(w).AuthCert },
 		"another identity":  func(_ *world, e *wire.Enrolled) { e.Identity = other.String() },
 		"no identity":       func(_ *world, e *wire.Enrolled) { e.Identity = "" },
@@ -158,6 +169,7 @@ func TestAnswersThatAreRefused(t *testing.T) {
 		},
 	} {
 		inWorld(t, func(t *testing.T, w *world) {
+			t.Helper()
 			w.answer = func(e *wire.Enrolled) { spoil(w, e) }
 			if _, _, err := w.do(); err == nil {
 				t.Errorf("%s: was accepted", name)
@@ -175,6 +187,7 @@ func TestAnswersThatAreRefused(t *testing.T) {
 
 func TestEnrolledAlready(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
 		first, _, err := w.do()
 		w.ok(err)
 		before := files(t, w.dir)
@@ -222,6 +235,7 @@ func files(t *testing.T, dir string) map[string]string {
 // A key that cannot be read is an error for a person, never a reason for another key.
 func TestDamagedFilesAreLeftAlone(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
 		_, _, err := w.do()
 		w.ok(err)
 		path, key := w.keyFile()
@@ -258,8 +272,24 @@ func TestDamagedFilesAreLeftAlone(t *testing.T) {
 	})
 }
 
+// A process that died between making its key and enrolling leaves a key alone. When that does not read, nobody makes another.
+func TestDamagedKeyWithoutIdentity(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
+		path := filepath.Join(w.dir, "key.pem")
+		w.ok(os.WriteFile(path, []byte("half a key"), 0o600))
+		if _, _, err := w.do(); !errors.Is(err, durable.ErrDamaged) {
+			t.Errorf("got %v, want ErrDamaged", err)
+		}
+		if _, got := w.keyFile(); string(got) != "half a key" || len(w.seen) > 0 {
+			t.Errorf("the key file was changed, or %d requests were sent", len(w.seen))
+		}
+	})
+}
+
 func TestKeyOfAnotherBox(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
 		_, _, err := w.do()
 		w.ok(err)
 		dir := w.dir

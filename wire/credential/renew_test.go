@@ -29,6 +29,7 @@ func (w *world) uses(c *credential.Credential, chain [][]byte, when string) *cre
 // A renewed certificate is used at once, and the one before is kept until the new one has worked.
 func TestRenewal(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
 		c, out, err := w.do()
 		w.ok(err)
 		old := out.Chain
@@ -59,6 +60,7 @@ func TestRenewal(t *testing.T) {
 
 func TestRenewalsThatAreRefused(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
 		c, out, err := w.do()
 		w.ok(err)
 		twin := identtest.New(t, "plant", time.Now())
@@ -82,6 +84,7 @@ func TestRenewalsThatAreRefused(t *testing.T) {
 // Handshakes go on while a certificate is renewed. The race detector is what checks this test.
 func TestRenewalUnderUse(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
 		c, _, err := w.do()
 		w.ok(err)
 		e := c.Endpoint(time.Now)
@@ -112,6 +115,7 @@ func TestRenewalUnderUse(t *testing.T) {
 
 func TestRenewAt(t *testing.T) {
 	inWorld(t, func(t *testing.T, w *world) {
+		t.Helper()
 		c, _, err := w.do()
 		w.ok(err)
 		_, leaf := shown(t, c)

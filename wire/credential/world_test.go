@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -35,6 +36,7 @@ type world struct {
 	// Changed by a test before it enrolls.
 	answer func(*wire.Enrolled) // spoils the answer
 	lose   bool                 // the answer is lost
+	refuse []*wire.Error        // the first answers, in order
 
 	mu     sync.Mutex // guards what follows
 	seen   [][]byte   // every message that came in, undecoded
@@ -116,6 +118,12 @@ func (w *world) enroll(ctx context.Context, f *identtest.Fleet, p *link.Pending)
 		s.Refuse(wire.Refuse(wire.CodeMalformed, "%v", err))
 		return
 	}
+	if len(w.refuse) > 0 {
+		e := w.refuse[0]
+		w.refuse = w.refuse[1:]
+		s.Refuse(e)
+		return
+	}
 	out, err := w.issue(f, &m)
 	switch {
 	case w.lose:
@@ -158,7 +166,9 @@ func (w *world) issue(f *identtest.Fleet, m *wire.Enroll) (*wire.Enrolled, error
 
 // enrollment is the device's request.
 func (w *world) enrollment() credential.Enrollment {
-	return credential.Enrollment{Dir: w.dir, Token: w.token, Kind: seal.KindDevice, Server: ident.RoleGateway, Wall: time.Now}
+	return credential.Enrollment{
+		Dir: w.dir, Token: w.token, Kind: seal.KindDevice, Server: ident.RoleGateway, Wall: time.Now, Log: slog.New(slog.DiscardHandler),
+	}
 }
 
 func (w *world) do() (*credential.Credential, *wire.Enrolled, error) {

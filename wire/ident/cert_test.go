@@ -27,25 +27,25 @@ import (
 
 var made = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
-func fatal(t testing.TB, err error) {
-	t.Helper()
+func fatal(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func mustURL(t testing.TB, s string) *url.URL {
-	t.Helper()
+func mustURL(tb testing.TB, s string) *url.URL {
+	tb.Helper()
 	u, err := url.Parse(s)
-	fatal(t, err)
+	fatal(tb, err)
 	return u
 }
 
 // craft signs a certificate of the test's own making. pub nil stands for a new P-256 key.
-func craft(t testing.TB, by ident.CA, tmpl *x509.Certificate, pub crypto.PublicKey) []byte {
-	t.Helper()
+func craft(tb testing.TB, by ident.CA, tmpl *x509.Certificate, pub crypto.PublicKey) []byte {
+	tb.Helper()
 	if pub == nil {
-		pub = identtest.Key(t).Public()
+		pub = identtest.Key(tb).Public()
 	}
 	if tmpl.SerialNumber == nil {
 		tmpl.SerialNumber = big.NewInt(1)
@@ -54,7 +54,7 @@ func craft(t testing.TB, by ident.CA, tmpl *x509.Certificate, pub crypto.PublicK
 		tmpl.NotBefore, tmpl.NotAfter = made, made.Add(24*time.Hour)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, by.Cert, pub, by.Key)
-	fatal(t, err)
+	fatal(tb, err)
 	return der
 }
 
@@ -135,10 +135,10 @@ func TestCAProfiles(t *testing.T) {
 }
 
 // request signs a certificate request of the test's own making.
-func request(t testing.TB, tmpl *x509.CertificateRequest, key crypto.Signer) []byte {
-	t.Helper()
+func request(tb testing.TB, tmpl *x509.CertificateRequest, key crypto.Signer) []byte {
+	tb.Helper()
 	der, err := x509.CreateCertificateRequest(rand.Reader, tmpl, key)
-	fatal(t, err)
+	fatal(tb, err)
 	return der
 }
 
@@ -217,15 +217,15 @@ func TestCSRsThatAreRefused(t *testing.T) {
 }
 
 // swapKey puts another key into a request and leaves the signature.
-func swapKey(t testing.TB, csr []byte) []byte {
-	t.Helper()
+func swapKey(tb testing.TB, csr []byte) []byte {
+	tb.Helper()
 	r, err := x509.ParseCertificateRequest(csr)
-	fatal(t, err)
-	other, err := x509.MarshalPKIXPublicKey(identtest.Key(t).Public())
-	fatal(t, err)
+	fatal(tb, err)
+	other, err := x509.MarshalPKIXPublicKey(identtest.Key(tb).Public())
+	fatal(tb, err)
 	out := bytes.Replace(csr, r.RawSubjectPublicKeyInfo, other, 1)
 	if bytes.Equal(out, csr) {
-		t.Fatal("the key was not found in the request")
+		tb.Fatal("the key was not found in the request")
 	}
 	return out
 }
@@ -276,39 +276,40 @@ func TestAKeyHasOneEncoding(t *testing.T) {
 }
 
 // longerRequest is a correctly signed request with the given encoding of its key.
-func longerRequest(t testing.TB, key *ecdsa.PrivateKey, spki []byte) []byte {
-	t.Helper()
+func longerRequest(tb testing.TB, key *ecdsa.PrivateKey, spki []byte) []byte {
+	tb.Helper()
 	info, err := asn1.Marshal(struct {
 		Version int
 		Subject asn1.RawValue
 		Key     asn1.RawValue
 		Attrs   asn1.RawValue
 	}{0, asn1.RawValue{FullBytes: []byte{0x30, 0}}, asn1.RawValue{FullBytes: spki}, asn1.RawValue{FullBytes: []byte{0xa0, 0}}})
-	fatal(t, err)
+	fatal(tb, err)
 	h := crypto.SHA256.New()
 	h.Write(info)
 	sig, err := ecdsa.SignASN1(rand.Reader, key, h.Sum(nil))
-	fatal(t, err)
+	fatal(tb, err)
 	der, err := asn1.Marshal(struct {
 		Info asn1.RawValue
 		Alg  pkix.AlgorithmIdentifier
 		Sig  asn1.BitString
 	}{
-		asn1.RawValue{FullBytes: info}, pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}},
+		asn1.RawValue{FullBytes: info},
+		pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}},
 		asn1.BitString{Bytes: sig, BitLength: 8 * len(sig)},
 	})
-	fatal(t, err)
+	fatal(tb, err)
 	return der
 }
 
 // corpus is a committed DER file in PEM, so that the fuzzers' seeds do not change from run to run.
-func corpus(t testing.TB, name string) []byte {
-	t.Helper()
+func corpus(tb testing.TB, name string) []byte {
+	tb.Helper()
 	b, err := os.ReadFile("testdata/" + name + ".pem")
-	fatal(t, err)
+	fatal(tb, err)
 	block, _ := pem.Decode(b)
 	if block == nil {
-		t.Fatalf("%s has no PEM block", name)
+		tb.Fatalf("%s has no PEM block", name)
 	}
 	return block.Bytes
 }

@@ -43,7 +43,7 @@ type DeviceID [16]byte
 // NewDeviceID makes a random (version 4) id.
 func NewDeviceID() DeviceID {
 	var d DeviceID
-	rand.Read(d[:]) //nolint:errcheck // crypto/rand.Read never fails (Go 1.24)
+	rand.Read(d[:]) // crypto/rand.Read never fails
 	d[6] = d[6]&0x0f | 0x40
 	d[8] = d[8]&0x3f | 0x80
 	return d

@@ -65,6 +65,20 @@ func TestDeviceIDsAreRandomUUIDs(t *testing.T) {
 	}
 }
 
+func TestDeviceIDsDecodeWhole(t *testing.T) {
+	good := append([]byte{0x50}, make([]byte, 16)...)
+	good[16] = 7
+	var d ident.DeviceID
+	if err := d.UnmarshalCBOR(good); err != nil || d[15] != 7 {
+		t.Errorf("%v, %v", d, err)
+	}
+	for _, b := range [][]byte{nil, {0x50}, good[:16], append(good, 0), append([]byte{0x58, 16}, good[1:]...)} {
+		if err := d.UnmarshalCBOR(b); !errors.Is(err, ident.ErrID) {
+			t.Errorf("%x: got %v, want ErrID", b, err)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	for s, ok := range map[string]bool{
 		"a": true, "core-1": true, strings.Repeat("a", 63): true,

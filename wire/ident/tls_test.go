@@ -16,26 +16,26 @@ import (
 )
 
 // pair is a connection over loopback: net.Pipe has no buffer, so that an alert that nobody reads yet would block both sides.
-func pair(t testing.TB) (client, server net.Conn) {
-	t.Helper()
-	ln, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	fatal(t, err)
+func pair(tb testing.TB) (client, server net.Conn) {
+	tb.Helper()
+	ln, err := new(net.ListenConfig).Listen(tb.Context(), "tcp", "127.0.0.1:0")
+	fatal(tb, err)
 	defer ln.Close()
-	client, err = new(net.Dialer).DialContext(t.Context(), "tcp", ln.Addr().String())
-	fatal(t, err)
+	client, err = new(net.Dialer).DialContext(tb.Context(), "tcp", ln.Addr().String())
+	fatal(tb, err)
 	server, err = ln.Accept()
-	fatal(t, err)
+	fatal(tb, err)
 	limit := time.Now().Add(30 * time.Second)
-	fatal(t, errors.Join(client.SetDeadline(limit), server.SetDeadline(limit)))
+	fatal(tb, errors.Join(client.SetDeadline(limit), server.SetDeadline(limit)))
 	return client, server
 }
 
 // shake runs both sides of a handshake and hands over a byte in each direction. The server's error is its own verdict.
-func shake(t testing.TB, client, server *tls.Config) (state tls.ConnectionState, clientErr, serverErr error) {
-	t.Helper()
-	a, b := pair(t)
+func shake(tb testing.TB, client, server *tls.Config) (state tls.ConnectionState, clientErr, serverErr error) {
+	tb.Helper()
+	a, b := pair(tb)
 	c, s := tls.Client(a, client), tls.Server(b, server)
-	ctx := t.Context()
+	ctx := tb.Context()
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer b.Close()

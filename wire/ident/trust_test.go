@@ -16,11 +16,11 @@ import (
 )
 
 // leafTemplate is what a device's certificate contains, for a test to spoil.
-func leafTemplate(t testing.TB, uris ...string) *x509.Certificate {
-	t.Helper()
+func leafTemplate(tb testing.TB, uris ...string) *x509.Certificate {
+	tb.Helper()
 	c := &x509.Certificate{KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, BasicConstraintsValid: true}
 	for _, u := range uris {
-		c.URIs = append(c.URIs, mustURL(t, u))
+		c.URIs = append(c.URIs, mustURL(tb, u))
 	}
 	return c
 }

@@ -17,7 +17,7 @@ func LoadKeys(path string) (*Keys, error) {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		b = make([]byte, len(k.Reset)+len(k.Token))
-		rand.Read(b) //nolint:errcheck // crypto/rand.Read never fails (Go 1.24)
+		rand.Read(b) // crypto/rand.Read never fails
 		if err := durable.WriteFile(path, b, 0o600); err != nil {
 			return nil, err
 		}

@@ -44,6 +44,7 @@ func (w *world) rawDial(alpn string) *quic.Conn {
 // Every client at the QUIC ports with every protocol: only the cells that the product means come out of Accept.
 func TestRoleMatrixOverQUIC(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		clients := w.fleet.Clients(time.Now())
 		for host, portName := range []string{"agent", "uplink"} {
 			port := w.fleet.Ports()[portName]
@@ -81,6 +82,7 @@ func tryPort(w *world, ln *link.Listener, addr net.Addr, c identtest.Client, alp
 
 func TestNoResumptionOverQUIC(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		tc := identtest.Client{Cert: w.device}.Raw(wire.ALPNAgent)
 		tc.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 		for range 2 {
@@ -105,6 +107,7 @@ func TestDeadPeerIsNoticed(t *testing.T) {
 	// The worst moment to die is just after a packet; the others show that no phase is worse.
 	for _, phase := range []time.Duration{0, time.Second, 3900 * time.Millisecond, 4500 * time.Millisecond} {
 		inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+			t.Helper()
 			device, gateway := w.sessions(link.Options{})
 			select {
 			case <-device.Context().Done():
@@ -132,6 +135,7 @@ func TestDeadPeerIsNoticed(t *testing.T) {
 
 func TestLongerKeepAlive(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		device, _ := w.sessions(link.Options{KeepAlive: 30 * time.Second})
 		w.net.Cut(w.gateway, true)
 		start := time.Now()
@@ -149,6 +153,7 @@ func TestRestartIsNoticedAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		w.start(keys, link.Options{})
 		device, _ := w.sessions(link.Options{})
 		w.start(keys, link.Options{}) // the process before said nothing: it is no longer reachable
@@ -194,6 +199,7 @@ func TestLoadKeys(t *testing.T) {
 // Under pressure a client proves its address first, which costs it a round trip and nothing else.
 func TestRetryUnderPressure(t *testing.T) {
 	inWorld(t, link.Options{Handshakes: 0.5}, func(t *testing.T, w *world) {
+		t.Helper()
 		var took []time.Duration
 		for range 3 {
 			start := time.Now()
@@ -225,6 +231,7 @@ func TestRetryUnderPressure(t *testing.T) {
 // Beyond the cap a handshake is refused, and a session that ends makes room.
 func TestConnectionCap(t *testing.T) {
 	inWorld(t, link.Options{Connections: 2}, func(t *testing.T, w *world) {
+		t.Helper()
 		first, _ := w.sessions(link.Options{})
 		w.sessions(link.Options{})
 		if _, err := w.dial(link.Options{}); !errors.Is(err, link.ErrClosed) {
@@ -242,6 +249,7 @@ func TestConnectionCap(t *testing.T) {
 // A hostile peer that sends and is not read gets rid of no more than the limits say.
 func TestUnreadDataIsBounded(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		raw := w.rawDial(wire.ALPNAgent)
 		sent, streams := 0, 0
 		for range 10 {
@@ -272,6 +280,7 @@ func TestUnreadDataIsBounded(t *testing.T) {
 // an uplink's port from a client without identity.
 func TestLargeFramesAreForUplinks(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		big := wire.Submit{Statements: [][]byte{make([]byte, 100_000)}}
 		device, gateway := w.sessions(link.Options{})
 		var wg sync.WaitGroup
@@ -307,6 +316,7 @@ func TestLargeFramesAreForUplinks(t *testing.T) {
 
 func TestDialFails(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		start := time.Now()
 		nobody := &net.UDPAddr{IP: net.IPv4(10, 0, 0, 99), Port: 4433}
 		tc := w.fleet.Endpoint(w.device).Client(wire.ALPNAgent, ident.RoleGateway, nil)
@@ -325,6 +335,7 @@ func TestDialFails(t *testing.T) {
 
 func TestClosingTheTransportEndsEverything(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		_, gateway := w.sessions(link.Options{})
 		w.ok(w.ln.Close())
 		if err := gateway.Send(wire.TypeAsk, wire.Ask{}); err != nil {

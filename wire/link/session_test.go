@@ -23,6 +23,7 @@ import (
 
 func TestSession(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		device, gateway := w.sessions(link.Options{})
 		p, ok := gateway.Peer(time.Now())
 		if want, err := ident.FromCert(mustLeaf(t, w.device)); err != nil || !ok || p.ID != want {
@@ -57,6 +58,7 @@ func TestSession(t *testing.T) {
 // Every code comes through a close as itself, in both directions.
 func TestClosingCodes(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		for c := wire.CodeMalformed; c <= wire.CodeInternal; c++ {
 			for side := range 2 {
 				from, to := w.sessions(link.Options{})
@@ -86,6 +88,7 @@ func TestHostileClosing(t *testing.T) {
 		"large code": {1 << 33, "x"}, "largest": {1<<62 - 1, "x"}, "long": {3, strings.Repeat("x", 1000)}, "no text": {3, "\xff\xfe"},
 	} {
 		inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+			t.Helper()
 			raw := w.rawDial(wire.ALPNAgent)
 			s, err := raw.OpenStream()
 			w.ok(err)
@@ -114,6 +117,7 @@ func TestHostileClosing(t *testing.T) {
 // A refusal arrives as a message with its delay, and as the code of the close.
 func TestRefuseDelivers(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		device, gateway := w.sessions(link.Options{})
 		var wg sync.WaitGroup
 		wg.Go(func() { gateway.Refuse(wire.Refuse(wire.CodeBusy, "later").After(3 * time.Second)) })
@@ -142,6 +146,7 @@ func isCode(err error, c wire.Code) bool {
 // What was sent before Finish arrives, though the close follows at once: a close alone discards it.
 func TestFinishDeliversTheLastFrame(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		device, gateway := w.sessions(link.Options{})
 		last := wire.Renewed{Chain: [][]byte{bytes.Repeat([]byte{1}, 20_000)}}
 		var wg sync.WaitGroup
@@ -161,6 +166,7 @@ func TestFinishDeliversTheLastFrame(t *testing.T) {
 // CloseSend gives the same to a session that another goroutine goes on reading, and does not wait for ever.
 func TestCloseSend(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		device, gateway := w.sessions(link.Options{})
 		w.ok(gateway.Send(wire.TypeGoAway, wire.GoAway{}))
 		start := time.Now()
@@ -177,6 +183,7 @@ func TestCloseSend(t *testing.T) {
 
 func TestNoControlStream(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		device, err := w.dial(link.Options{})
 		w.ok(err) // the stream exists for the device, and no packet has told of it
 		p, err := w.ln.Accept(t.Context())
@@ -200,6 +207,7 @@ func TestNoControlStream(t *testing.T) {
 
 func TestPendingRefuse(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		device, err := w.dial(link.Options{})
 		w.ok(err)
 		p, err := w.ln.Accept(t.Context())
@@ -216,6 +224,7 @@ func TestPendingRefuse(t *testing.T) {
 // written after the frame that was cut.
 func TestSendToAPeerThatDoesNotRead(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		device, gateway := w.sessions(link.Options{})
 		start := time.Now()
 		var wg sync.WaitGroup
@@ -244,6 +253,7 @@ func TestSendToAPeerThatDoesNotRead(t *testing.T) {
 
 func TestRecvWithin(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
 		device, gateway := w.sessions(link.Options{})
 		start := time.Now()
 		if _, _, err := gateway.RecvWithin(3 * time.Second); !errors.Is(err, os.ErrDeadlineExceeded) {

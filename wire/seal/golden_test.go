@@ -64,11 +64,11 @@ func sampleRegister() *Register {
 	}
 }
 
-func sampleStatement(t testing.TB) *Statement {
-	t.Helper()
+func sampleStatement(tb testing.TB) *Statement {
+	tb.Helper()
 	body, err := wire.Marshal(sampleRegister())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return &Statement{
 		Version: 1, Type: StatementRegister, Device: device, Epoch: 2, EpochID: RandomID{9, 8, 7}, Seq: 1, TimeMS: 1795464000000,
@@ -102,26 +102,26 @@ type sealedKind struct {
 func sealedKinds() []sealedKind {
 	return []sealedKind{
 		{
-			"statement", domainStatement, cose.AlgorithmES256, func(t testing.TB) any { return *sampleStatement(t) },
-			func(t testing.TB) []byte {
-				s, err := SealStatement(sampleStatement(t), deviceKID, deviceKey)
-				fatal(t, err)
+			"statement", domainStatement, cose.AlgorithmES256, func(tb testing.TB) any { return *sampleStatement(tb) },
+			func(tb testing.TB) []byte {
+				s, err := SealStatement(sampleStatement(tb), deviceKID, deviceKey)
+				fatal(tb, err)
 				return s.Sealed
 			}, openStatement,
 		},
 		{
 			"attach", domainAttach, cose.AlgorithmES256, func(testing.TB) any { return *sampleAttach() },
-			func(t testing.TB) []byte {
+			func(tb testing.TB) []byte {
 				b, err := SealAttach(sampleAttach(), deviceKID, deviceKey)
-				fatal(t, err)
+				fatal(tb, err)
 				return b
 			}, openAttach,
 		},
 		{
 			"receipt", domainReceipt, cose.AlgorithmEdDSA, func(testing.TB) any { return *sampleReceipt() },
-			func(t testing.TB) []byte {
+			func(tb testing.TB) []byte {
 				b, err := SealReceipt(sampleReceipt(), authority)
-				fatal(t, err)
+				fatal(tb, err)
 				return b
 			}, openReceipt,
 		},
@@ -130,9 +130,9 @@ func sealedKinds() []sealedKind {
 			func(testing.TB) any {
 				return EnrollProof{Fleet: "plant", Token: token.ID[:], SPKI: hashSPKI(spki), Kind: KindDevice}
 			},
-			func(t testing.TB) []byte {
+			func(tb testing.TB) []byte {
 				b, err := SealEnroll(token, "plant", KindDevice, spki)
-				fatal(t, err)
+				fatal(tb, err)
 				return b
 			}, openEnroll,
 		},
@@ -171,16 +171,16 @@ func openEnroll(b []byte) (any, error) {
 	return e.EnrollProof, e.Verify(token.Public(), "plant", KindDevice, spki)
 }
 
-func fatal(t testing.TB, err error) {
-	t.Helper()
+func fatal(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // golden is a committed file of hex. With -update it writes b, unless nil, there first.
-func golden(t testing.TB, name string, b []byte) []byte {
-	t.Helper()
+func golden(tb testing.TB, name string, b []byte) []byte {
+	tb.Helper()
 	path := filepath.Join("testdata", "golden", name+".hex")
 	if *update && b != nil {
 		var lines strings.Builder
@@ -189,14 +189,14 @@ func golden(t testing.TB, name string, b []byte) []byte {
 			lines.WriteString(hex.EncodeToString(b[:n]) + "\n")
 			b = b[n:]
 		}
-		fatal(t, os.WriteFile(path, []byte(lines.String()), 0o644)) //nolint:gosec // test data is for everybody
+		fatal(tb, os.WriteFile(path, []byte(lines.String()), 0o644))
 	}
 	in, err := os.ReadFile(path)
 	if err != nil {
-		t.Fatalf("no golden: add it with -update: %v", err)
+		tb.Fatalf("no golden: add it with -update: %v", err)
 	}
 	out, err := hex.DecodeString(strings.Join(strings.Fields(string(in)), ""))
-	fatal(t, err)
+	fatal(tb, err)
 	return out
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"math/big"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/wire/ident"
@@ -43,11 +44,7 @@ func (p Port) Admits(role ident.Role, alpn string) bool {
 		if len(protocol.Roles) == 0 {
 			return true
 		}
-		for _, r := range protocol.Roles {
-			if r == role {
-				return true
-			}
-		}
+		return slices.Contains(protocol.Roles, role)
 	}
 	return false
 }
@@ -62,10 +59,7 @@ type Client struct {
 func (f *Fleet) Clients(now time.Time) map[string]Client {
 	f.t.Helper()
 	device := ident.Device(f.Name, ident.NewDeviceID())
-	ids := map[ident.Role]ident.ID{
-		ident.RoleDevice: device, ident.RoleGateway: ident.Gateway(f.Name, "berlin", "b"), ident.RoleCore: ident.Core(f.Name, "c2"),
-		ident.RoleAPI: ident.API(f.Name, "c1"),
-	}
+	ids := []ident.ID{device, ident.Gateway(f.Name, "berlin", "b"), ident.Core(f.Name, "c2"), ident.API(f.Name, "c1")}
 	twin, foreign := New(f.t, f.Name, now), New(f.t, "field", now)
 	out := map[string]Client{
 		"nobody": {},
@@ -78,7 +72,8 @@ func (f *Fleet) Clients(now time.Time) map[string]Client {
 	}
 	out["leaf without its CA"].Cert.Certificate = out["leaf without its CA"].Cert.Certificate[:1]
 	out["device certificate, other's key"].Cert.PrivateKey = Key(f.t)
-	for r, id := range ids {
+	for _, id := range ids {
+		r := id.Role
 		out[string(r)] = Client{Role: r, Cert: f.Certificate(id, now)}
 		out[string(r)+" of a root of the same name"] = Client{Cert: twin.Certificate(id, now)}
 		out[string(r)+" signed by itself"] = Client{Cert: f.selfSigned(id, now)}

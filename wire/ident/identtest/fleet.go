@@ -24,14 +24,14 @@ type Fleet struct {
 }
 
 // New makes a fleet whose root and CAs were made at now.
-func New(t testing.TB, name string, now time.Time) *Fleet {
-	t.Helper()
-	f := &Fleet{t: t, Name: name, Issuing: make(map[ident.Role]ident.CA)}
-	root, err := ident.NewRoot(name, Key(t), now)
+func New(tb testing.TB, name string, now time.Time) *Fleet {
+	tb.Helper()
+	f := &Fleet{t: tb, Name: name, Issuing: make(map[ident.Role]ident.CA)}
+	root, err := ident.NewRoot(name, Key(tb), now)
 	f.ok(err)
 	f.Root = root
 	for _, r := range ident.Roles() {
-		f.Issuing[r], err = root.Issuing(name, r, Key(t), now)
+		f.Issuing[r], err = root.Issuing(name, r, Key(tb), now)
 		f.ok(err)
 	}
 	pub, key, err := ed25519.GenerateKey(nil)
@@ -50,11 +50,11 @@ func (f *Fleet) ok(err error) {
 }
 
 // Key makes a P-256 key.
-func Key(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
+func Key(tb testing.TB) *ecdsa.PrivateKey {
+	tb.Helper()
 	k, err := ident.NewKey()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return k
 }
@@ -98,13 +98,13 @@ func (f *Fleet) Endpoint(cert *tls.Certificate) ident.Endpoint {
 }
 
 // Parse reads a chain of DER certificates.
-func Parse(t testing.TB, chain ...[]byte) []*x509.Certificate {
-	t.Helper()
+func Parse(tb testing.TB, chain ...[]byte) []*x509.Certificate {
+	tb.Helper()
 	out := make([]*x509.Certificate, len(chain))
 	for i, der := range chain {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		out[i] = c
 	}

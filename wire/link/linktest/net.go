@@ -24,8 +24,8 @@ type Net struct {
 }
 
 // New makes a network without sockets.
-func New(t testing.TB) *Net {
-	return &Net{t: t, nodes: make(map[string]simnet.PacketReceiver), dark: make(map[string]bool)}
+func New(tb testing.TB) *Net {
+	return &Net{t: tb, nodes: make(map[string]simnet.PacketReceiver), dark: make(map[string]bool)}
 }
 
 // Socket opens a socket at 10.0.0.host:4433, which the test closes when it ends. A second one at the same address gets the

@@ -1,0 +1,355 @@
+package agentlink
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/link"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+func TestWelcome(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a := p.agent().known(wire.DeviceActive, 12*time.Minute).dial(nil)
+		defer a.hangUp()
+		w := recv[wire.Welcome](a, wire.TypeWelcome)
+		if w.Identity != ident.Device("acme", a.id).String() || w.IntervalMS != 720_000 || w.Site != "plant-7" || w.Capability != 1 {
+			t.Errorf("welcome %+v", w)
+		}
+		if w.KeepAliveMS != 25_000 { // widened with the interval, to its bound
+			t.Errorf("keep-alive %d ms", w.KeepAliveMS)
+		}
+		settle()
+		if p.roster.Online() != 1 || p.srv.Sessions() != 1 || len(p.up.asked) != 0 {
+			t.Errorf("%d online, %d sessions, asked %v", p.roster.Online(), p.srv.Sessions(), p.up.asked)
+		}
+		a.Close()
+		settle()
+		if p.roster.Online() != 1 || p.srv.Sessions() != 0 {
+			t.Errorf("after its end: %d online, %d sessions", p.roster.Online(), p.srv.Sessions())
+		}
+	})
+}
+
+func TestAttachRefused(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		other := p.agent()
+		defer other.hangUp()
+		tests := map[string]struct {
+			attach func(a *agent) []byte
+			want   wire.Code
+		}{
+			"another device's id":   {func(a *agent) []byte { return a.attach(1, func(in *seal.Attach) { in.Device = other.id }) }, wire.CodeForbidden},
+			"another's attach":      {func(*agent) []byte { return other.attach(1, nil) }, wire.CodeForbidden},
+			"for another gateway":   {func(a *agent) []byte { return a.attach(1, func(in *seal.Attach) { in.Gateway += "x" }) }, wire.CodeMalformed},
+			"signature flipped":     {func(a *agent) []byte { b := a.attach(1, nil); b[len(b)-1] ^= 1; return b }, wire.CodeForbidden},
+			"key id of its own":     {func(a *agent) []byte { a.kid[0] ^= 1; return a.attach(1, nil) }, wire.CodeForbidden},
+			"no attach":             {func(*agent) []byte { return []byte("junk") }, wire.CodeMalformed},
+			"counts not from 1":     {func(a *agent) []byte { return a.attach(0, nil) }, wire.CodeMalformed},
+			"holds what it has not": {func(a *agent) []byte { return a.attach(1, func(in *seal.Attach) { in.Lowest = 9 }) }, wire.CodeMalformed},
+		}
+		for name, tt := range tests {
+			a := p.agent().known(wire.DeviceActive, 0)
+			a.dial(tt.attach(a)).refused(tt.want)
+			a.hangUp()
+			settle()
+			if p.roster.Online() != 0 {
+				t.Fatalf("%s: online", name)
+			}
+		}
+	})
+}
+
+func TestAdmission(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		for state, want := range map[wire.DeviceState]wire.Code{
+			wire.DeviceDecommissioned: wire.CodeRetired, wire.DeviceUnknown: wire.CodeUnknownKey,
+		} {
+			a := p.agent().known(state, 0).dial(nil)
+			a.refused(want)
+			a.hangUp()
+		}
+		rekeyed := p.agent()
+		kid := rekeyed.kid
+		rekeyed.kid = ident.KeyID{1}
+		rekeyed.known(wire.DeviceActive, 0)
+		rekeyed.kid = kid
+		rekeyed.dial(nil).refused(wire.CodeUnknownKey)
+		rekeyed.hangUp()
+
+		quarantined := p.agent().known(wire.DeviceQuarantined, 0).connect()
+		defer quarantined.hangUp()
+		stranger := p.agent().connect() // the core has not told of it: admitted by its certificate, and asked about
+		defer stranger.hangUp()
+		settle()
+		if len(p.up.asked) != 1 || p.up.asked[0] != stranger.id {
+			t.Errorf("asked about %v", p.up.asked)
+		}
+	})
+}
+
+// An expired certificate admits whom the mirror knows, and nobody else.
+func TestExpiredCertificate(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		known, stranger := p.agent().known(wire.DeviceActive, 0), p.agent()
+		defer known.hangUp()
+		defer stranger.hangUp()
+		time.Sleep(ident.LeafLifetime + time.Hour)
+		admit := func(a *agent) *agent {
+			t.Helper()
+			accept := func(ident.Peer) error { return nil }
+			s, err := a.tr.Dial(t.Context(), p.addr, a.ep.Client(wire.ALPNAgent, ident.RoleGateway, accept), link.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.Session = s
+			a.send(wire.TypeAttach, wire.Attach{Capability: 1, Sealed: a.attach(1, nil)})
+			return a
+		}
+		recv[wire.Welcome](admit(known), wire.TypeWelcome)
+		admit(stranger).refused(wire.CodeExpired)
+	})
+}
+
+func TestUnknownTypeGoesOn(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a := p.agent().known(wire.DeviceActive, 0).connect()
+		defer a.hangUp()
+		a.send(wire.Type(14), wire.Renew{})
+		if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeUnsupported || e.Ref != wire.Type(14) {
+			t.Errorf("answer %+v", e)
+		}
+		a.beat(1)
+		if ack := recv[wire.HeartbeatAck](a, wire.TypeHeartbeatAck); ack.Number != 1 {
+			t.Errorf("then %+v", ack)
+		}
+	})
+}
+
+func TestTooManyRefusals(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a := p.agent().known(wire.DeviceActive, 0).connect()
+		defer a.hangUp()
+		for range maxRefusals {
+			a.send(wire.TypeHeartbeat, wire.Heartbeat{})
+		}
+		a.ended(wire.CodeMalformed)
+	})
+}
+
+func TestHeartbeatChecks(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a := p.agent().known(wire.DeviceActive, 0).connect()
+		defer a.hangUp()
+		for name, m := range map[string]any{
+			"number 0": wire.Heartbeat{Number: 0, IntervalMS: 30_000}, "interval below 1 s": wire.Heartbeat{Number: 1, IntervalMS: 999},
+			"interval above 1 h": wire.Heartbeat{Number: 1, IntervalMS: 3_600_001}, "no heartbeat": "x",
+		} {
+			a.send(wire.TypeHeartbeat, m)
+			if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeMalformed {
+				t.Errorf("%s: %+v", name, e)
+			}
+		}
+	})
+}
+
+func TestFloodIsCut(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a := p.agent().known(wire.DeviceActive, 0).connect()
+		defer a.hangUp()
+		calm := p.agent().known(wire.DeviceActive, 0).connect()
+		defer calm.hangUp()
+		for n := range uint64(2 * burstFrames) {
+			if a.Send(wire.TypeHeartbeat, wire.Heartbeat{Run: 1, Number: n + 1, IntervalMS: 30_000}) != nil {
+				break
+			}
+		}
+		a.ended(wire.CodeBusy)
+		calm.beat(1)
+		recv[wire.HeartbeatAck](calm, wire.TypeHeartbeatAck)
+	})
+}
+
+func TestStatements(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a := p.agent().known(wire.DeviceActive, 0).connect()
+		defer a.hangUp()
+		state := func() { a.send(wire.TypeStatement, wire.Statement{Sealed: []byte("sealed")}) }
+		for range maxStatements {
+			state()
+		}
+		state()
+		if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeBusy || e.RetryAfter() == 0 || e.Ref != wire.TypeStatement {
+			t.Errorf("one too many: %+v", e)
+		}
+		if n := p.up.answer(wire.SubmitResult{Receipt: []byte("receipt")}); n != maxStatements {
+			t.Errorf("%d went up", n)
+		}
+		for range maxStatements {
+			if ack := recv[wire.HeartbeatAck](a, wire.TypeHeartbeatAck); string(ack.Receipt) != "receipt" || ack.Number != 0 {
+				t.Errorf("answer %+v", ack)
+			}
+		}
+		state()
+		settle()
+		p.up.answer(wire.SubmitResult{Code: wire.CodeUnavailable, Detail: "no uplink"})
+		if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeUnavailable || e.RetryAfter() != retryStatement {
+			t.Errorf("without an uplink: %+v", e)
+		}
+		state()
+		settle()
+		p.up.answer(wire.SubmitResult{Code: wire.CodeConflict})
+		if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeConflict || e.RetryAfter() != 0 {
+			t.Errorf("a conflict does not pass: %+v", e)
+		}
+		for _, n := range []int{0, wire.MaxStatement + 1} {
+			a.send(wire.TypeStatement, wire.Statement{Sealed: make([]byte, n)})
+			if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeMalformed {
+				t.Errorf("statement of %d bytes: %+v", n, e)
+			}
+		}
+	})
+}
+
+func TestIntervalIsPushed(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a := p.agent().known(wire.DeviceActive, 0).connect()
+		defer a.hangUp()
+		push := func(m *wire.Site, site bool, want uint32) {
+			t.Helper()
+			p.srv.Changed(p.mirror.Apply(m), site)
+			if ack := recv[wire.HeartbeatAck](a, wire.TypeHeartbeatAck); ack.IntervalMS != want || ack.Number != 0 {
+				t.Errorf("pushed %+v, want %d ms", ack, want)
+			}
+		}
+		push(&wire.Site{IntervalMS: 5000}, true, 5000)
+		push(&wire.Site{Devices: []wire.SiteDevice{{Device: a.id, Keys: [][]byte{a.kid[:]}, State: wire.DeviceActive, IntervalMS: 2000}}}, false, 2000)
+		a.beat(1) // the device has not taken it in
+		if ack := recv[wire.HeartbeatAck](a, wire.TypeHeartbeatAck); ack.Number != 1 || ack.IntervalMS != 2000 {
+			t.Errorf("answer %+v", ack)
+		}
+	})
+}
+
+func TestDecommissionedIsCut(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		for state, want := range map[wire.DeviceState]wire.Code{
+			wire.DeviceDecommissioned: wire.CodeRetired, wire.DeviceUnknown: wire.CodeUnknownKey,
+		} {
+			a := p.agent().known(wire.DeviceActive, 0).connect()
+			settle()
+			p.srv.Changed(p.mirror.Apply(&wire.Site{Devices: []wire.SiteDevice{{Device: a.id, State: state}}}), false)
+			a.ended(want)
+			a.hangUp()
+		}
+	})
+}
+
+func TestAttachAgain(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a := p.agent().known(wire.DeviceActive, 0).connect()
+		defer a.hangUp()
+		settle()
+		p.roster.Transitions()
+		newer := a.attach(1, func(in *seal.Attach) { in.Highest, in.Lowest = 5, 6 })
+		a.send(wire.TypeAttach, wire.Attach{Capability: 1, Sealed: newer})
+		settle()
+		if r, _ := p.roster.Transitions(); len(r.Online) != 1 || string(r.Online[0].Attach) != string(newer) {
+			t.Errorf("report %+v", r)
+		}
+		a.send(wire.TypeAttach, wire.Attach{Sealed: a.attach(1, func(in *seal.Attach) { in.Device = ident.NewDeviceID() })})
+		if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeForbidden {
+			t.Errorf("another's: %+v", e)
+		}
+		a.send(wire.TypeAttach, wire.Attach{Sealed: []byte("junk")})
+		if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeMalformed {
+			t.Errorf("junk: %+v", e)
+		}
+		if r, _ := p.roster.Transitions(); len(r.Online) != 0 {
+			t.Errorf("what was refused is reported: %+v", r)
+		}
+	})
+}
+
+func TestSecondSessionTakesOver(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a := p.agent().known(wire.DeviceActive, 0).connect()
+		first := a.Session
+		a.connect()
+		defer a.hangUp()
+		if _, _, err := first.RecvWithin(20 * time.Second); err == nil {
+			t.Error("the first session goes on")
+		}
+		settle()
+		if p.srv.Sessions() != 1 || p.roster.Online() != 1 {
+			t.Errorf("%d sessions, %d online", p.srv.Sessions(), p.roster.Online())
+		}
+	})
+}
+
+func TestGoodbye(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a := p.agent().known(wire.DeviceActive, 0).connect()
+		defer a.hangUp()
+		go p.stop()
+		if g := recv[wire.GoAway](a, wire.TypeGoAway); g.RetryAfterMS != 1000 {
+			t.Errorf("goodbye %+v", g)
+		}
+		a.Close()
+	})
+}
+
+func TestRenew(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a := p.agent().known(wire.DeviceActive, 0).connect()
+		defer a.hangUp()
+		a.send(wire.TypeRenew, wire.Renew{CSR: []byte{1}})
+		if r := recv[wire.Renewed](a, wire.TypeRenewed); len(r.Chain) != 2 {
+			t.Errorf("renewed %+v", r)
+		}
+		p.up.err = wire.Refuse(wire.CodeUnavailable, "no uplink").After(5 * time.Second)
+		a.send(wire.TypeRenew, wire.Renew{CSR: []byte{1}})
+		if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeUnavailable || e.RetryAfter() != 5*time.Second || e.Ref != wire.TypeRenew {
+			t.Errorf("without an uplink: %+v", e)
+		}
+		a.beat(1) // which does no harm to the identity that works
+		recv[wire.HeartbeatAck](a, wire.TypeHeartbeatAck)
+	})
+}
+
+func TestEnrollRelay(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		enroll := func(m any) *agent {
+			t.Helper()
+			a := p.agent()
+			pin := ident.KeyIDOf(p.root.Cert)
+			s, err := a.tr.Dial(t.Context(), p.addr, ident.FirstContact(pin, ident.RoleGateway, time.Now), link.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.Session = s
+			a.send(wire.TypeEnroll, m)
+			return a
+		}
+		p.up.enrolled = &wire.Enrolled{Identity: "spiffe://acme/device/x", Site: "plant-7"}
+		a := enroll(wire.Enroll{Capability: 1})
+		if out := recv[wire.Enrolled](a, wire.TypeEnrolled); out.Site != "plant-7" {
+			t.Errorf("enrolled %+v", out)
+		}
+		a.hangUp()
+		p.up.enrolled, p.up.err = nil, wire.Refuse(wire.CodeRefused, "enrollment refused")
+		a = enroll(wire.Enroll{Capability: 1})
+		a.refused(wire.CodeRefused)
+		a.hangUp()
+		p.up.err = errors.New("something of the gateway's own")
+		a = enroll(wire.Enroll{Capability: 1})
+		a.refused(wire.CodeInternal)
+		a.hangUp()
+		a = enroll("junk")
+		a.refused(wire.CodeMalformed)
+		a.hangUp()
+	})
+}
