@@ -132,7 +132,7 @@ func Enroll(ctx context.Context, c Config, token *seal.Token) (ident.ID, error) 
 		return ident.ID{}, err
 	}
 	defer lock.Close() //nolint:errcheck // the process ends soon, and with it the lock
-	if err := c.Settings.save(c.StateDir); err != nil {
+	if err := c.save(c.StateDir); err != nil {
 		return ident.ID{}, err
 	}
 	pc, err := c.Packet()
@@ -303,7 +303,7 @@ func (a *Agent) registerOnce() error {
 		q = seal.ClockFloored
 	}
 	s, err := a.state.State(seal.Statement{
-		Type: seal.StatementRegister, TimeMS: a.wall().UnixMilli(), UptimeMS: uint64(a.Uptime().Milliseconds()), BootID: a.BootID, Clock: q, Body: body,
+		Type: seal.StatementRegister, TimeMS: a.wall().UnixMilli(), UptimeMS: uint64(a.Uptime().Milliseconds()), BootID: a.BootID, Clock: q, Body: body, //nolint:gosec // G115: time since boot is positive
 	})
 	if err != nil {
 		return err

@@ -154,7 +154,7 @@ func New(ctx context.Context, c Config) (_ *Core, err error) {
 		return nil, err
 	}
 	core := &Core{node: n, apiCert: &credential{dir: c.DataDir, name: "api"}, tracker: liveness.New(c.ReportPeriod)}
-	defer func() {
+	defer func() { //nolint:contextcheck // the context may have ended; closing has its own bound
 		if err != nil {
 			err = errors.Join(err, core.closePorts(), n.close())
 		}
@@ -283,7 +283,7 @@ func (c *Core) Run(ctx context.Context) error {
 		}
 	})
 	err := g.Wait()
-	return errors.Join(err, c.closePorts(), c.node.close())
+	return errors.Join(err, c.closePorts(), c.close()) //nolint:contextcheck // the context may have ended; closing has its own bound
 }
 
 // renewEvery is how often a node looks whether its certificates are due.

@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/internal/durable"
 	"github.com/holdfast-edge/holdfast/raftstore"
+	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
@@ -55,20 +56,20 @@ func Init(ctx context.Context, c Config) error {
 	admin := newBearer()
 	cmd.Operator = command.Operator{ID: "op-1", Name: "admin", Hash: sha256.Sum256([]byte(admin)), Role: "admin"}
 	cmd.Node = command.CoreNode{Name: c.Name, API: c.API, Uplink: c.Uplink, Cluster: c.Cluster}
-	cmd.IntervalMS = uint32(registry.DefaultInterval.Milliseconds())
+	cmd.IntervalMS = wire.Millis(registry.DefaultInterval)
 	if err := c.writeIdentity(cmd, node); err != nil {
 		return err
 	}
 	if err := c.commitInit(ctx, cmd); err != nil {
 		return err
 	}
-	return c.writeForOperator(cmd, admin, recovery)
+	return c.writeForOperator(admin, recovery)
 }
 
 // newBearer makes an operator's token: 32 random bytes behind a prefix that scanners know.
 func newBearer() string {
 	b := make([]byte, 32)
-	rand.Read(b) //nolint:errcheck // crypto/rand.Read never fails (Go 1.24)
+	rand.Read(b)
 	return "hfo1_" + base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -119,7 +120,7 @@ func (c *Config) commitInit(ctx context.Context, cmd *command.Init) (err error) 
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, n.close()) }()
+	defer func() { err = errors.Join(err, n.close()) }() //nolint:contextcheck // the context may have ended; closing has its own bound
 	for {
 		_, err = n.store.Propose(ctx, cmd)
 		if !errors.Is(err, raftstore.ErrNotLeader) {
@@ -134,7 +135,7 @@ func (c *Config) commitInit(ctx context.Context, cmd *command.Init) (err error) 
 	}
 }
 
-func (c *Config) writeForOperator(cmd *command.Init, admin string, recovery *enroll.HolderKey) error {
+func (c *Config) writeForOperator(admin string, recovery *enroll.HolderKey) error {
 	if err := durable.WriteFile(filepath.Join(c.DataDir, recoveryFile), []byte(recovery.Reveal()), 0o600); err != nil {
 		return err
 	}

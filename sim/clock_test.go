@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -10,8 +11,8 @@ import (
 func TestEverythingOffFor400Days(t *testing.T) {
 	t.Parallel()
 	inPlant(t, 2, 5*time.Second, func(p *plant) {
-		for i := len(p.all) - 1; i >= 0; i-- {
-			p.must(p.all[i].Stop())
+		for _, v := range slices.Backward(p.all) {
+			p.must(v.Stop())
 		}
 		p.all = nil
 		p.sleep(400 * 24 * time.Hour)

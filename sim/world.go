@@ -89,7 +89,7 @@ func (p *Process) Kill() {
 // host gives the next machine its address.
 func (w *World) host() netip.Addr {
 	w.hosts++
-	return netip.AddrFrom4([4]byte{10, 1, byte(w.hosts >> 8), byte(w.hosts)})
+	return netip.AddrFrom4([4]byte{10, 1, byte(w.hosts >> 8), byte(w.hosts)}) //nolint:gosec // G115: the low byte is meant
 }
 
 func (w *World) coreConfig(sockets *[]*netsim.PacketConn) core.Config {

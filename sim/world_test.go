@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,7 +18,7 @@ import (
 type plant struct {
 	*World
 	t       *testing.T
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // of the one test that it serves
 	gw      *Gateway
 	gateway *Process
 	devices []*Agent
@@ -67,8 +68,8 @@ func (p *plant) startAgent(a *Agent) *Process {
 }
 
 func (p *plant) close() {
-	for i := len(p.all) - 1; i >= 0; i-- {
-		if err := p.all[i].Stop(); err != nil {
+	for i, v := range slices.Backward(p.all) {
+		if err := v.Stop(); err != nil {
 			p.t.Errorf("process %d: %v", i, err)
 		}
 	}

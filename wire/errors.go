@@ -88,7 +88,7 @@ func clip(s string, n int) string {
 
 // After sets the retry delay.
 func (e *Error) After(d time.Duration) *Error {
-	e.RetryAfterMS = uint32(min(max(d, 0), MaxRetryAfter).Milliseconds())
+	e.RetryAfterMS = Millis(min(d, MaxRetryAfter))
 	return e
 }
 

@@ -45,7 +45,7 @@ func AppendFrame(dst []byte, t Type, m any) ([]byte, error) {
 	if n > t.Limit() {
 		return dst[:start], fmt.Errorf("%v of %d bytes: %w", t, n, ErrFrameTooLarge)
 	}
-	binary.BigEndian.PutUint32(dst[start:], uint32(n))
+	binary.BigEndian.PutUint32(dst[start:], uint32(n)) //nolint:gosec // G115: at most MaxFrame, see above
 	return dst, nil
 }
 
@@ -57,7 +57,7 @@ func appendType(dst []byte, t Type) []byte {
 	case t < 256:
 		return append(dst, 24, byte(t))
 	}
-	return append(dst, 25, byte(t>>8), byte(t))
+	return append(dst, 25, byte(t>>8), byte(t)) //nolint:gosec // G115: the low byte is meant
 }
 
 // parseType reads the type at the start of b and how many bytes it took; 0 when b is too short to tell.
@@ -114,8 +114,8 @@ func (f *FrameReader) Next() (Type, []byte, error) {
 		return 0, nil, err
 	}
 	n := int(binary.BigEndian.Uint32(f.buf[f.i:]))
-	if n == 0 || uint32(n) > MaxFrame {
-		return 0, nil, fmt.Errorf("frame length %d is not within 1 and %d: %w", uint32(n), MaxFrame, ErrMalformed)
+	if n == 0 || uint32(n) > MaxFrame { //nolint:gosec // G115: it was a uint32
+		return 0, nil, fmt.Errorf("frame length %d is not within 1 and %d: %w", uint32(n), MaxFrame, ErrMalformed) //nolint:gosec // G115: it was a uint32
 	}
 	if err := f.fill(lenSize + min(n, maxTypeSize)); err != nil {
 		return 0, nil, unexpected(err)

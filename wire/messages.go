@@ -2,6 +2,8 @@ package wire
 
 import (
 	"fmt"
+	"math"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
@@ -326,4 +328,9 @@ type RelayRenew struct {
 type RelayRenewed struct {
 	ID      uint64  `cbor:"1,keyasint"`
 	Renewed Renewed `cbor:"2,keyasint"`
+}
+
+// Millis is a duration as messages carry it: whole milliseconds, held to what the field can express.
+func Millis(d time.Duration) uint32 {
+	return uint32(min(max(d.Milliseconds(), 0), math.MaxUint32))
 }

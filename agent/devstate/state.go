@@ -101,7 +101,7 @@ func Open(dir string, signer Signer) (*State, error) {
 	case errors.Is(err, durable.ErrDamaged):
 		// The counters are gone and the identity is not. Higher ones than any before cannot be known, so the clock helps.
 		lost = "state damaged"
-		st.s.Epoch, st.s.Start = uint64(time.Now().Unix()), uint64(time.Now().Unix())
+		st.s.Epoch, st.s.Start = uint64(time.Now().Unix()), uint64(time.Now().Unix()) //nolint:gosec // G115: Unix time is positive
 	default:
 		return nil, fmt.Errorf("state: %w", err)
 	}
@@ -112,7 +112,7 @@ func Open(dir string, signer Signer) (*State, error) {
 }
 
 func newEpochID() (id [16]byte) {
-	rand.Read(id[:]) //nolint:errcheck // crypto/rand.Read never fails (Go 1.24)
+	rand.Read(id[:])
 	return id
 }
 
@@ -150,7 +150,7 @@ func (st *State) Started() (uint64, error) {
 
 // Told keeps what a gateway told: the heartbeat interval and the keep-alive for the next session.
 func (st *State) Told(interval, keepAlive time.Duration) error {
-	i, k := uint32(interval.Milliseconds()), uint32(keepAlive.Milliseconds())
+	i, k := wire.Millis(interval), wire.Millis(keepAlive)
 	st.mu.Lock()
 	same := st.s.IntervalMS == i && st.s.KeepAliveMS == k
 	st.mu.Unlock()

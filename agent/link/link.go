@@ -90,7 +90,7 @@ func (l *Link) Run(ctx context.Context) error {
 		start := time.Now()
 		admitted, err := l.once(ctx, gw)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // an end that was asked for is no error
 		}
 		if admitted {
 			failed = 0
@@ -194,7 +194,7 @@ func (s *session) attach() error {
 	s.sessions++
 	a := s.State.Attach()
 	a.Gateway, a.Start, a.Run, a.Session = peer.ID.String(), s.Start, s.Link.run, s.sessions
-	a.IntervalMS, a.TimeMS = uint32(s.interval.Milliseconds()), s.Wall().UnixMilli()
+	a.IntervalMS, a.TimeMS = wire.Millis(s.interval), s.Wall().UnixMilli()
 	sealed, err := seal.SealAttach(&a, s.Credential.KeyID, s.Credential.Key)
 	if err != nil {
 		return err

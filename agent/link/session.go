@@ -155,7 +155,7 @@ func (s *session) beat() error {
 	s.unanswered++
 	s.lastBeat = time.Now()
 	return s.link.Send(wire.TypeHeartbeat, wire.Heartbeat{
-		Run: s.Link.run, Number: s.sent, Answered: s.answered, UptimeMS: uint64(s.Uptime().Milliseconds()), IntervalMS: uint32(s.interval.Milliseconds()),
+		Run: s.Link.run, Number: s.sent, Answered: s.answered, UptimeMS: uint64(s.Uptime().Milliseconds()), IntervalMS: wire.Millis(s.interval), //nolint:gosec // G115: time since boot is positive
 	})
 }
 

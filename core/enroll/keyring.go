@@ -177,7 +177,7 @@ func OpenKeyring(f *registry.Fleet, holder string, key *HolderKey) (*Keyring, er
 // NewFleet makes everything that init commits: root, issuing CAs, authority, and the fleet key wrapped for each holder.
 func NewFleet(fleet string, holders map[string]*HolderKey, now time.Time) (*command.Init, error) {
 	var fk [32]byte
-	rand.Read(fk[:]) //nolint:errcheck // crypto/rand.Read never fails (Go 1.24)
+	rand.Read(fk[:])
 	defer clear(fk[:])
 	rootKey, err := ident.NewKey()
 	if err != nil {
@@ -246,7 +246,7 @@ func sealKey(fk []byte, r ident.Role, cert []byte, key crypto.Signer) (command.W
 	if err != nil {
 		return command.WrappedCA{}, err
 	}
-	sealed := g.Seal(nil, nil, plain, bind(r, cert))
+	sealed := g.Seal(nil, nil, plain, bind(r, cert)) //nolint:gosec // G407: the AEAD draws the nonce itself
 	return command.WrappedCA{Role: r, Cert: cert, Key: sealed}, nil
 }
 

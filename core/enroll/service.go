@@ -165,7 +165,7 @@ func (s *Service) answer(e *registry.Enrolled) *wire.Enrolled {
 	if e.Device != nil {
 		site = e.Device.Site
 		out.Identity = ident.Device(s.keys.fleet, e.Device.ID).String()
-		out.IntervalMS = uint32(v.Interval(e.Device).Milliseconds())
+		out.IntervalMS = wire.Millis(v.Interval(e.Device))
 	} else {
 		role, site = ident.RoleGateway, e.Gateway.Site
 		out.Identity = ident.Gateway(s.keys.fleet, e.Gateway.Site, e.Gateway.Name).String()

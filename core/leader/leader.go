@@ -41,7 +41,7 @@ func Run(ctx context.Context, c Config) error {
 			}
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // an end that was asked for is no error
 		}
 	}
 }

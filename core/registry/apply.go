@@ -175,10 +175,6 @@ func (a *applier) ensureSite(name string) *Site {
 
 // setSite makes or changes a site. Result: *Site.
 func (a *applier) setSite(c *command.SetSite) any {
-	old, known := a.view.sites.get(c.Site)
-	if known && (c.IntervalMS == 0 || c.IntervalMS == old.IntervalMS) {
-		return old
-	}
 	s := *a.ensureSite(c.Site)
 	if c.IntervalMS != 0 {
 		s.IntervalMS = c.IntervalMS

@@ -60,8 +60,8 @@ func (s *snapWriter) put(kind byte, v any) bool {
 	}
 	var h [5]byte
 	h[0] = kind
-	binary.BigEndian.PutUint32(h[1:], uint32(len(b)))
-	s.w.Write(h[:]) //nolint:errcheck // a bufio.Writer remembers its error; the next line returns it
+	binary.BigEndian.PutUint32(h[1:], uint32(len(b))) //nolint:gosec // G115: a record is far below 4 GiB
+	s.w.Write(h[:])                                   //nolint:errcheck // a bufio.Writer remembers its error; the next line returns it
 	_, s.err = s.w.Write(b)
 	s.n++
 	return s.err == nil

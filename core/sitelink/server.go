@@ -192,7 +192,7 @@ func (s *Server) admit(ses *link.Session) (*uplink, error) {
 	u.sub = s.Events.Subscribe(^uint64(0))
 	err = ses.Send(wire.TypeUplinkWelcome, wire.UplinkWelcome{
 		Capability: min(hello.Capability, wire.Capability), Identity: peer.ID.String(),
-		ReportPeriodMS: uint32(s.Tracker.Period().Milliseconds()), TimeMS: s.Wall().UnixMilli(),
+		ReportPeriodMS: wire.Millis(s.Tracker.Period()), TimeMS: s.Wall().UnixMilli(),
 	})
 	if err != nil {
 		u.sub.Close()

@@ -61,7 +61,7 @@ func (u *uplink) tellAll() error {
 
 func (u *uplink) site(v registry.View) wire.Site {
 	return wire.Site{
-		Version: v.Index(), IntervalMS: uint32(v.SiteInterval(u.peer.ID.Site).Milliseconds()), Gateways: enroll.SiteGateways(v, u.peer.ID.Site),
+		Version: v.Index(), IntervalMS: wire.Millis(v.SiteInterval(u.peer.ID.Site)), Gateways: enroll.SiteGateways(v, u.peer.ID.Site),
 	}
 }
 
@@ -84,7 +84,7 @@ func (u *uplink) tellChange(e *registry.Event) error {
 	case registry.EventDeviceEnrolled, registry.EventDeviceChanged, registry.EventDeviceQuarantined, registry.EventDeviceReleased:
 		id, err := ident.ParseDeviceID(e.Device)
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // our own event names the id; there is nobody to tell
 		}
 		d, ok := v.Device(id)
 		if ok && (d.Site == u.peer.ID.Site || d.Presence.Gateway == u.gw) {
@@ -101,7 +101,7 @@ func (u *uplink) ask(_ context.Context, m *wire.Ask) error {
 	if d, ok := v.Device(m.Device); ok {
 		out = siteDevice(d)
 		if out.IntervalMS == 0 {
-			out.IntervalMS = uint32(v.Interval(d).Milliseconds()) // its own site's, which the gateway does not know
+			out.IntervalMS = wire.Millis(v.Interval(d)) // its own site's, which the gateway does not know
 		}
 	}
 	return u.ses.Send(wire.TypeSite, wire.Site{Version: v.Index(), Devices: []wire.SiteDevice{out}})

@@ -77,7 +77,7 @@ func (s *Slots) Save(data []byte, mode os.FileMode) error {
 	b := make([]byte, slotHeader, slotHeader+len(data))
 	copy(b, slotMagic)
 	binary.BigEndian.PutUint64(b[4:], s.gen+1)
-	binary.BigEndian.PutUint32(b[12:], uint32(len(data)))
+	binary.BigEndian.PutUint32(b[12:], uint32(len(data))) //nolint:gosec // G115: a state is far below 4 GiB
 	b = append(b, data...)
 	binary.BigEndian.PutUint32(b[16:], slotSum(b))
 	name := s.path + ".a"

@@ -48,7 +48,7 @@ const site = "plant-7"
 type rig struct {
 	*Fleet
 	t       *testing.T
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // of the one test that it serves
 	listen  string
 	core    *Proc
 	gateway *Proc

@@ -165,13 +165,17 @@ func (s *Server) goodbye() {
 		all = append(all, ses)
 	}
 	s.mu.Unlock()
+	// One deadline for all: peers that are gone must not hold up the stop one after the other.
+	deadline := time.AfterFunc(drainTime, func() {
+		for _, ses := range all {
+			ses.link.Close()
+		}
+	})
+	defer deadline.Stop()
 	var wg sync.WaitGroup
-	gate := make(chan struct{}, 64)
 	for _, ses := range all {
-		gate <- struct{}{}
 		wg.Go(func() {
-			defer func() { <-gate }()
-			if ses.link.Send(wire.TypeGoAway, wire.GoAway{RetryAfterMS: uint32(goAwayAfter.Milliseconds())}) == nil {
+			if ses.link.Send(wire.TypeGoAway, wire.GoAway{RetryAfterMS: wire.Millis(goAwayAfter)}) == nil {
 				ses.link.CloseSend(drainTime)
 			}
 			ses.link.Close()
@@ -249,8 +253,8 @@ func (s *Server) admit(ls *link.Session) (*session, error) {
 	interval := s.Mirror.Interval(a.Device, echoed)
 	ses := &session{Server: s, link: ls, peer: peer, beats: rate.NewLimiter(maxFrames, burstFrames)}
 	err = ls.Send(wire.TypeWelcome, wire.Welcome{
-		Capability: min(m.Capability, wire.Capability), Identity: peer.ID.String(), IntervalMS: uint32(interval.Milliseconds()),
-		KeepAliveMS: uint32(keepAlive(interval).Milliseconds()), Site: s.Self.Site, TimeMS: s.Wall().UnixMilli(),
+		Capability: min(m.Capability, wire.Capability), Identity: peer.ID.String(), IntervalMS: wire.Millis(interval),
+		KeepAliveMS: wire.Millis(keepAlive(interval)), Site: s.Self.Site, TimeMS: s.Wall().UnixMilli(),
 	})
 	if err != nil {
 		return nil, err

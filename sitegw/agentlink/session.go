@@ -94,7 +94,7 @@ func (s *session) heartbeat(body []byte) *wire.Error {
 		return wire.Refuse(wire.CodeMalformed, "heartbeat %d with an interval of %d ms", h.Number, h.IntervalMS)
 	}
 	interval := s.Roster.Beat(s.entry, &h)
-	ack := wire.HeartbeatAck{Number: h.Number, IntervalMS: uint32(interval.Milliseconds())}
+	ack := wire.HeartbeatAck{Number: h.Number, IntervalMS: wire.Millis(interval)}
 	if err := s.link.Send(wire.TypeHeartbeatAck, ack); err != nil {
 		s.link.Close()
 	}
@@ -149,8 +149,7 @@ func (s *session) attachAgain(body []byte) *wire.Error {
 	}
 	a, err := s.checkAttach(&s.peer, m.Sealed)
 	if err != nil {
-		var e *wire.Error
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*wire.Error](err); ok {
 			return e
 		}
 		return malformed(err)
@@ -173,8 +172,7 @@ func (s *session) renew(ctx context.Context, body []byte) *wire.Error {
 	defer cancel()
 	out, err := s.Uplink.Renew(ctx, s.peer.ID.Device, m)
 	if err != nil {
-		var e *wire.Error
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*wire.Error](err); ok {
 			return &wire.Error{Code: e.Code, Detail: e.Detail, RetryAfterMS: e.RetryAfterMS}
 		}
 		return wire.Refuse(wire.CodeInternal, "the gateway failed").After(busyAfter)
@@ -187,7 +185,7 @@ func (s *session) renew(ctx context.Context, body []byte) *wire.Error {
 
 // Tell implements roster.Session.
 func (s *session) Tell(interval time.Duration) {
-	if err := s.link.Send(wire.TypeHeartbeatAck, wire.HeartbeatAck{IntervalMS: uint32(interval.Milliseconds())}); err != nil {
+	if err := s.link.Send(wire.TypeHeartbeatAck, wire.HeartbeatAck{IntervalMS: wire.Millis(interval)}); err != nil {
 		s.link.Close()
 	}
 }

@@ -94,14 +94,13 @@ func (l *Link) Run(ctx context.Context) error {
 		core := l.Cores[i%len(l.Cores)]
 		err := l.once(ctx, core)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // an end that was asked for is no error
 		}
 		if time.Since(start) > healthyAfter {
 			b.Reset()
 		}
 		wait := b.Next()
-		var e *wire.Error
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*wire.Error](err); ok {
 			wait = max(wait, e.RetryAfter())
 		}
 		l.Log.Warn("no uplink", "core", core, "err", err, "retry_in", wait.Round(time.Millisecond).String())

@@ -33,7 +33,7 @@ func (d *Device) HasKey(k ident.KeyID) bool { return slices.Contains(d.Keys, k) 
 func (m *Mirror) Apply(s *wire.Site) []ident.DeviceID {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.devices == nil {
+	if m.devices == nil || s.Full {
 		m.devices = make(map[ident.DeviceID]Device)
 	}
 	if s.IntervalMS != 0 {

@@ -30,9 +30,8 @@ func (r *Roster) Resync() {
 func (r *Roster) Transitions() (p wire.Presence, more bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p.TimeMS = r.wall().UnixMilli()
-	now := time.Now()
-	ms := func(t time.Time) int64 { return p.TimeMS - now.Sub(t).Milliseconds() }
+	at, ms := r.clock()
+	p.TimeMS = at
 	for id, e := range r.devices {
 		if len(p.Online)+len(p.Offline) == maxReport {
 			return p, true
@@ -43,7 +42,7 @@ func (r *Roster) Transitions() (p wire.Presence, more bool) {
 		case e.online:
 			p.Online = append(p.Online, wire.DeviceOnline{
 				Slot: e.slot, Device: id, Attach: e.attach, SinceMS: ms(e.since), LastMS: ms(e.last),
-				IntervalMS: uint32(e.inForce().Milliseconds()), Beats: e.beats, Missed: e.missed,
+				IntervalMS: wire.Millis(e.inForce()), Beats: e.beats, Missed: e.missed,
 			})
 			e.report = false
 		default:
@@ -63,8 +62,7 @@ func (r *Roster) Transitions() (p wire.Presence, more bool) {
 func (r *Roster) Digest() []wire.Presence {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	at := r.wall().UnixMilli()
-	now := time.Now()
+	at, ms := r.clock()
 	out := []wire.Presence{{TimeMS: at}}
 	var online uint32
 	for slot, e := range r.slots {
@@ -82,10 +80,10 @@ func (r *Roster) Digest() []wire.Presence {
 		}
 		if e.beaten {
 			p.Slots = append(p.Slots, uint32(slot))
-			p.AgesMS = append(p.AgesMS, uint32(now.Sub(e.last).Milliseconds()))
+			p.AgesMS = append(p.AgesMS, wire.Millis(time.Duration(at-ms(e.last))*time.Millisecond))
 		}
 		if e.retold {
-			p.Told = append(p.Told, wire.DeviceInterval{Slot: uint32(slot), IntervalMS: uint32(e.inForce().Milliseconds())})
+			p.Told = append(p.Told, wire.DeviceInterval{Slot: uint32(slot), IntervalMS: wire.Millis(e.inForce())})
 		}
 		e.beaten, e.retold = false, false
 		e.mu.Unlock()
@@ -111,4 +109,12 @@ func (r *Roster) Online() int {
 		e.mu.Unlock()
 	}
 	return n
+}
+
+// clock is the wall clock now, in Unix ms, and what it showed at a moment of the monotonic clock. A moment has the same time in
+// every report, to the millisecond, as long as nobody sets the clock: a verdict and the heartbeat that it counts from are
+// never nearer to each other than they were.
+func (r *Roster) clock() (at int64, ms func(time.Time) int64) {
+	wall, now := r.wall(), time.Now()
+	return wall.UnixMilli(), func(t time.Time) int64 { return wall.Add(-now.Sub(t)).UnixMilli() }
 }

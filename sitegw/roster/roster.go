@@ -110,7 +110,7 @@ func (r *Roster) entry(d ident.DeviceID) *Entry {
 		r.free = r.free[:n-1]
 		r.slots[e.slot] = e
 	} else {
-		e.slot = uint32(len(r.slots))
+		e.slot = uint32(len(r.slots)) //nolint:gosec // G115: as many slots as devices
 		r.slots = append(r.slots, e)
 	}
 	r.devices[d] = e

@@ -55,8 +55,7 @@ func EnrollAny(ctx context.Context, tr *link.Transport, servers []string, e Enro
 			return c, out, err
 		}
 		wait := b.Next()
-		var refusal *wire.Error
-		if errors.As(err, &refusal) {
+		if refusal, ok := errors.AsType[*wire.Error](err); ok {
 			wait = max(wait, refusal.RetryAfter())
 		}
 		e.Log.Warn("not enrolled yet", "server", server, "err", err, "retry_in", wait.Round(time.Millisecond).String())
@@ -68,8 +67,7 @@ func EnrollAny(ctx context.Context, tr *link.Transport, servers []string, e Enro
 
 // passing tells whether time may heal the error of an enrollment.
 func passing(err error) bool {
-	var refusal *wire.Error
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*wire.Error](err); ok {
 		return refusal.Code.Temporary()
 	}
 	var op *net.OpError

@@ -47,7 +47,7 @@ type Limits struct {
 // its size: quic-go keeps each piece that arrives behind a gap on its own, about 110 bytes for a piece of one byte, and a whole
 // packet buffer for one of 128. So the window is small; a frame that is larger passes through it in pieces.
 var (
-	AgentLimits  = Limits{Stream: 3 << 10, Connection: 3 << 10, Streams: 1, Frame: 33 << 10}
+	AgentLimits  = Limits{Stream: 2 << 10, Connection: 2 << 10, Streams: 1, Frame: 33 << 10}
 	UplinkLimits = Limits{Stream: 4 << 20, Connection: 8 << 20, Streams: 64, Frame: wire.MaxFrame}
 )
 

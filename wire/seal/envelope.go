@@ -46,7 +46,7 @@ func (c *cursor) bytes() ([]byte, bool) {
 	if len(b) == 0 {
 		return nil, false
 	}
-	n, head := 0, 0
+	var n, head int
 	switch h := b[0]; {
 	case h >= 0x40 && h < 0x58:
 		n, head = int(h-0x40), 1
@@ -72,13 +72,13 @@ func appendBytes(dst, b []byte) []byte {
 	case n < 256:
 		dst = append(dst, 0x58, byte(n))
 	default:
-		dst = append(dst, 0x59, byte(n>>8), byte(n))
+		dst = append(dst, 0x59, byte(n>>8), byte(n)) //nolint:gosec // G115: the low byte is meant
 	}
 	return append(dst, b...)
 }
 
 // algByte is the CBOR of an algorithm's number.
-func algByte(alg cose.Algorithm) byte { return 0x20 | byte(-1-int64(alg)) }
+func algByte(alg cose.Algorithm) byte { return 0x20 | byte(-1-int64(alg)) } //nolint:gosec // G115: algorithms here are -7 and -8
 
 const signatureSize = 64
 
@@ -222,12 +222,12 @@ func derSignature(sig []byte) []byte {
 		}
 		n := len(half)
 		if half[0]&0x80 != 0 {
-			out = append(out, 0x02, byte(n+1), 0)
+			out = append(out, 0x02, byte(n+1), 0) //nolint:gosec // G115: n is at most 32
 		} else {
-			out = append(out, 0x02, byte(n))
+			out = append(out, 0x02, byte(n)) //nolint:gosec // G115: n is at most 32
 		}
 		out = append(out, half...)
 	}
-	out[1] = byte(len(out) - 2)
+	out[1] = byte(len(out) - 2) //nolint:gosec // G115: at most 70 bytes
 	return out
 }

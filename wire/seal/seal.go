@@ -51,9 +51,9 @@ func (r *RandomID) UnmarshalCBOR(b []byte) error { return exactBytes(r[:], b) }
 
 // exactBytes fills dst from a CBOR byte string of its length, in its shortest form. dst has less than 256 bytes.
 func exactBytes(dst, b []byte) error {
-	head := []byte{0x58, byte(len(dst))}
+	head := []byte{0x58, byte(len(dst))} //nolint:gosec // G115: less than 256, see above
 	if len(dst) < 24 {
-		head = []byte{0x40 | byte(len(dst))}
+		head = []byte{0x40 | byte(len(dst))} //nolint:gosec // G115: less than 24
 	}
 	rest, ok := bytes.CutPrefix(b, head)
 	if !ok || len(rest) != len(dst) {

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"text/template"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// page is docs/performance.md. What it says about the method must be changed together with the method.
+var page = template.Must(template.New("performance").Parse(`# Performance
+
+How much Holdfast adds to what its mechanisms cost by themselves. Each figure stands next to a floor: a program in
+` + "`internal/floor`" + ` that does the least that the task needs (one echo on a long-lived QUIC stream, an idle connection, a signature
+check with a batched commit, a process that holds one connection), measured in the same run on the same machine. The absolute
+numbers are this machine's; the ratios are what we hold ourselves to.
+
+This page is written by ` + "`{{.Command}}`" + `; do not edit it. Last run: {{.Date}}, on {{.Machine}}.
+
+## Targets
+
+| target | limit | floor | Holdfast | ratio | met | |
+|---|---|---|---|---|---|---|
+{{range .Verdicts}}| {{.Name}} | {{.Target}} | {{.Floor}} | {{.Own}} | {{.Ratio}} | {{.Met}} | {{.Note}} |
+{{end}}
+Targets are reported and not enforced: the machine may be shared, and a busy neighbour moves every number.
+
+## Method
+
+- Regime: {{.Devices}} devices with connections of their own, each in a closed loop: the next exchange begins when the one before is
+  answered, which saturates whatever is slowest.
+- Gateway and core run in processes of their own, hosted by the bench: the same packages as in the shipped programs, with
+  commands to collect garbage and to take profiles. The agent is the shipped program. All traffic passes real sockets on
+  loopback; the core's log and the floor's lie on the same disk.
+- What is compared alternates in short slices. A ratio is formed within each pair, and the median is taken over the half of the
+  pairs during which other processes took the least of the machine.
+- **Heartbeats**: CPU time of the gateway's process over heartbeats answered. Gateway and driver are pinned to one core each,
+  as the floor's server and driver are; the core is not pinned, and all but idle.
+- **Gateway memory**: growth of the resident set, over the same gateway in a fleet without devices, per attached device; after a
+  garbage collection, as for the floor. The figure before the collection is listed too.
+- **Hostile connections**: {{.Hostiles}} at a time, with genuine certificates, against a fresh gateway: *silent* completes the handshake
+  and never attaches; *fill* attaches, sends the largest frame without its end and fills every stream and window; *crumbs* leaves a
+  gap that never closes and sends the rest behind it in packets of 128 bytes, which the receiver has to keep; *trickle* does so byte by byte; *deaf* sends the largest statements without reading an answer. The worst counts.
+- **Registrations**: statements signed before the clock starts, each stating a changed fact, one under way per device, counted when the
+  receipt is back. Nothing is pinned. The driver needs CPU on the same cores, which the floor has no counterpart for, so two ratios
+  are given: of the throughputs as measured, and of the CPU times (the floor's against gateway and core together). The floor commits
+  batches of {{.Batch}}; what the core reached is listed as registration.batch. After the last window every device's newest receipt is
+  opened: it must cover exactly what that device was answered.
+- **Agent**: resident set of the shipped program, attached and at rest with an interval of 30 s.
+
+## Figures
+
+| figure | value | unit | |
+|---|---|---|---|
+{{range .Figures}}| {{.Name}} | {{.Value}} | {{.Unit}} | {{.Note}} |
+{{end}}
+## Where the time goes
+
+Profiles taken under the same loads, outside of the measured windows.
+{{range .Profiles}}
+### {{.Title}}
+
+` + "```" + `
+{{range .Lines}}{{.}}
+{{end}}` + "```" + `
+{{end}}`))
+
+// pageData is what the page is made of.
+type pageData struct {
+	Command, Date, Machine   string
+	Devices, Hostiles, Batch int
+	Verdicts                 []pageVerdict
+	Figures                  []pageFigure
+	Profiles                 []pageProfile
+}
+
+type pageVerdict struct{ Name, Target, Floor, Own, Ratio, Met, Note string }
+
+type pageFigure struct{ Name, Value, Unit, Note string }
+
+type pageProfile struct {
+	Title string
+	Lines []string
+}
+
+// writeDocument renders the page of this run.
+func (b *bench) writeDocument(path string) error {
+	machine, err := machine()
+	if err != nil {
+		return err
+	}
+	text, err := b.document(time.Now().UTC(), machine)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, text, 0o644); err != nil { //nolint:gosec // G306: a document is for everybody
+		return fmt.Errorf("write the document: %w", err)
+	}
+	return nil
+}
+
+// document renders the page for a run at the given time.
+func (b *bench) document(at time.Time, machine string) ([]byte, error) {
+	d := pageData{
+		Command: b.command(), Date: at.Format(time.DateOnly), Machine: machine, Devices: b.size.devices, Hostiles: b.size.hostiles, Batch: floorBatch,
+	}
+	for i := range b.verdicts {
+		v := &b.verdicts[i]
+		d.Verdicts = append(d.Verdicts, pageVerdict{
+			v.name, v.target, v.against(), number(v.own) + " " + v.unit, fmt.Sprintf("%.2f", v.ratio), v.word(), v.note,
+		})
+	}
+	for _, f := range b.figures {
+		d.Figures = append(d.Figures, pageFigure{f.Name, number(f.Value), f.Unit, f.Note})
+	}
+	for _, p := range b.profiles {
+		d.Profiles = append(d.Profiles, pageProfile{p.title, p.lines})
+	}
+	var out bytes.Buffer
+	if err := page.Execute(&out, d); err != nil {
+		return nil, fmt.Errorf("render the document: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// command is how the run that wrote the page can be repeated.
+func (b *bench) command() string {
+	switch {
+	case b.opt.quick:
+		return "go run ./sim/bench -quick"
+	case b.opt.only != "":
+		return "go run ./sim/bench -only " + b.opt.only
+	}
+	return "make bench"
+}
+
+// machine sums up what the run ran on, without naming it.
+func machine() (string, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "", fmt.Errorf("kernel's version: %w", err)
+	}
+	release, _, _ := strings.Cut(unix.ByteSliceToString(u.Release[:]), "-")
+	return fmt.Sprintf("%d cores (%s), Linux %s, %s", runtime.NumCPU(), runtime.GOARCH, release, runtime.Version()), nil
+}
