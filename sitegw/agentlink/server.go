@@ -260,6 +260,8 @@ func (s *Server) admit(ls *link.Session) (*session, error) {
 		return nil, err
 	}
 	ses.entry = s.Roster.Attached(a.Device, ses, a.Sealed, interval, echoed)
+	// What the core told between the look at the mirror and the entry in the roster reached no session.
+	s.changed(a.Device)
 	return ses, nil
 }
 
