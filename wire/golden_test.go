@@ -20,10 +20,13 @@ var goldenDevice = ident.DeviceID{0x01, 0x8f, 0x3c, 0x5d, 0x7a, 0x01, 0x4b, 0xcd
 // samples has one message of each type with every field set, so that a golden shows every key.
 func samples() map[Type]any {
 	id := "spiffe://plant/device/018f3c5d-7a01-4bcd-8ef0-123456789abc"
-	enroll := Enroll{Capability: 1, CSR: []byte("csr"), Proof: []byte("proof"), Name: "gw1", Listen: "10.0.0.1:7443"}
+	enroll := Enroll{
+		Capability: 1, CSR: []byte("csr"), Proof: []byte("proof"), Name: "gw1", Listen: "10.0.0.1:7443",
+		API: "10.0.1.2:8443", Uplink: "10.0.1.2:7400", Cluster: "10.0.1.2:7401", Holder: bytes.Repeat([]byte{9}, 32),
+	}
 	enrolled := Enrolled{
 		Identity: id, Chain: [][]byte{[]byte("leaf"), []byte("ca")}, Root: []byte("root"), Authority: []byte("authority"),
-		Gateways: []string{"10.0.0.1:7443", "10.0.0.2:7443"}, IntervalMS: 5000, Site: "berlin",
+		Gateways: []string{"10.0.0.1:7443", "10.0.0.2:7443"}, IntervalMS: 5000, Site: "berlin", Cores: []string{"10.0.1.1:7400", "10.0.1.2:7400"},
 	}
 	return map[Type]any{
 		TypeError:        &Error{Code: CodeBusy, RetryAfterMS: 1500, Detail: "too many enrollments", Ref: TypeEnroll, ID: 7},
@@ -55,7 +58,7 @@ func samples() map[Type]any {
 			Told:    []DeviceInterval{{Slot: 1000, IntervalMS: 20000}},
 		},
 		TypeSite: &Site{
-			Version: 9, IntervalMS: 5000, Full: true, Gateways: []string{"10.0.0.1:7443"},
+			Version: 9, IntervalMS: 5000, Full: true, Gateways: []string{"10.0.0.1:7443"}, Cores: []string{"10.0.1.1:7400"}, AuditHead: []byte("head"),
 			Devices: []SiteDevice{{Device: goldenDevice, Keys: [][]byte{bytes.Repeat([]byte{7}, 32)}, IntervalMS: 1000, State: DeviceQuarantined}},
 		},
 		TypeRelayEnroll:   &RelayEnroll{ID: 11, Enroll: enroll},

@@ -164,8 +164,12 @@ type Enroll struct {
 	Capability uint32 `cbor:"1,keyasint"`
 	CSR        []byte `cbor:"2,keyasint"`           // DER; only the public key and the proof of possession are used
 	Proof      []byte `cbor:"3,keyasint"`           // a seal.EnrollProof, signed by the token's key
-	Name       string `cbor:"4,keyasint,omitempty"` // gateways: the name asked for
+	Name       string `cbor:"4,keyasint,omitempty"` // gateways and core nodes: the name asked for
 	Listen     string `cbor:"5,keyasint,omitempty"` // gateways: where agents reach it
+	API        string `cbor:"6,keyasint,omitempty"` // core nodes: where operators reach it
+	Uplink     string `cbor:"7,keyasint,omitempty"` // core nodes: where gateways reach it
+	Cluster    string `cbor:"8,keyasint,omitempty"` // core nodes: where the other core nodes reach it
+	Holder     []byte `cbor:"9,keyasint,omitempty"` // core nodes: the X25519 key that the fleet key is to be wrapped to
 }
 
 // Enrolled is the identity given.
@@ -177,6 +181,7 @@ type Enrolled struct {
 	Gateways   []string `cbor:"5,keyasint,omitempty"` // addresses of the site's gateways
 	IntervalMS uint32   `cbor:"6,keyasint,omitempty"` // heartbeat interval
 	Site       string   `cbor:"7,keyasint,omitempty"`
+	Cores      []string `cbor:"8,keyasint,omitempty"` // to gateways and core nodes: uplink addresses of the core's nodes
 }
 
 // UplinkHello opens a gateway's session with the core.
@@ -264,7 +269,12 @@ type Site struct {
 	Full       bool         `cbor:"3,keyasint,omitempty"` // Devices starts the whole list: forget the rest
 	Devices    []SiteDevice `cbor:"4,keyasint,omitempty"` // at most 4096 a message
 	Gateways   []string     `cbor:"5,keyasint,omitempty"` // addresses of the site's gateways; empty: unchanged
+	Cores      []string     `cbor:"6,keyasint,omitempty"` // uplink addresses of the core's nodes; empty: unchanged
+	AuditHead  []byte       `cbor:"7,keyasint,omitempty"` // a sealed head of the audit trail, to be kept as a witness
 }
+
+// MaxCores bounds the uplink addresses that one message carries.
+const MaxCores = 16
 
 // SiteDevice is one device as a gateway must know it.
 type SiteDevice struct {

@@ -58,6 +58,45 @@ func OpenReceipt(b []byte, pub ed25519.PublicKey) (*Receipt, error) {
 	return r, nil
 }
 
+// An AuditHead is the authority's word about the audit trail: after record Seq its hash was Hash. Whoever keeps one is a
+// witness that what came before was not rewritten since.
+type AuditHead struct {
+	Version      uint8    `cbor:"1,keyasint"`
+	Fleet        string   `cbor:"2,keyasint"`
+	ClusterEpoch uint64   `cbor:"3,keyasint"`
+	Seq          uint64   `cbor:"4,keyasint"` // number of the newest record, from 1
+	Hash         [32]byte `cbor:"5,keyasint"` // of the chain after it
+	LogTimeMS    int64    `cbor:"6,keyasint"` // Unix ms
+}
+
+// AuditHeadVersion is the schema version of audit heads that this build writes.
+const AuditHeadVersion = 1
+
+// SealAuditHead signs h with the authority's key.
+func SealAuditHead(h *AuditHead, key crypto.Signer) ([]byte, error) {
+	payload, err := wire.Marshal(h)
+	if err != nil {
+		return nil, err
+	}
+	return sealAs(domainAuditHead, authorityKID, payload, cose.AlgorithmEdDSA, key)
+}
+
+// OpenAuditHead verifies an audit head by the authority's key and reads it.
+func OpenAuditHead(b []byte, pub ed25519.PublicKey) (*AuditHead, error) {
+	env, err := open(domainAuditHead, cose.AlgorithmEdDSA, b)
+	if err != nil {
+		return nil, err
+	}
+	if err := env.verify(pub); err != nil {
+		return nil, err
+	}
+	h := new(AuditHead)
+	if err := env.decode(h); err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
 // An EnrollProof says that the holder of a token wants this public key enrolled, and no other: whoever relays it cannot
 // put a key of his own in its place.
 type EnrollProof struct {

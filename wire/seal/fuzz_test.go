@@ -38,6 +38,9 @@ func FuzzParseAttach(f *testing.F) { fuzzSealed(f, "attach") }
 
 func FuzzOpenReceipt(f *testing.F) { fuzzSealed(f, "receipt") }
 
+// FuzzOpenAuditHead: as FuzzOpenReceipt.
+func FuzzOpenAuditHead(f *testing.F) { fuzzSealed(f, "audit_head") }
+
 func FuzzParseEnroll(f *testing.F) { fuzzSealed(f, "enroll") }
 
 // The body of a registration is read also where nobody can forge it; the profile and the tags are limited there.

@@ -88,6 +88,10 @@ func sampleReceipt() *Receipt {
 	return &Receipt{Version: 1, Device: device, ClusterEpoch: 1, Epoch: 2, Seq: 6, Chain: Chain{6, 6}, LogTimeMS: 1795464001000}
 }
 
+func sampleAuditHead() *AuditHead {
+	return &AuditHead{Version: 1, Fleet: "plant", ClusterEpoch: 1, Seq: 900, Hash: [32]byte{7, 7}, LogTimeMS: 1795464001000}
+}
+
 // A kind of sealed message, so that one test can go over all of them.
 type sealedKind struct {
 	name   string
@@ -126,6 +130,14 @@ func sealedKinds() []sealedKind {
 			}, openReceipt,
 		},
 		{
+			"audit_head", domainAuditHead, cose.AlgorithmEdDSA, func(testing.TB) any { return *sampleAuditHead() },
+			func(tb testing.TB) []byte {
+				b, err := SealAuditHead(sampleAuditHead(), authority)
+				fatal(tb, err)
+				return b
+			}, openAuditHead,
+		},
+		{
 			"enroll", domainEnroll, cose.AlgorithmEdDSA,
 			func(testing.TB) any {
 				return EnrollProof{Fleet: "plant", Token: token.ID[:], SPKI: hashSPKI(spki), Kind: KindDevice}
@@ -161,6 +173,14 @@ func openReceipt(b []byte) (any, error) {
 		return nil, err
 	}
 	return *r, nil
+}
+
+func openAuditHead(b []byte) (any, error) {
+	h, err := OpenAuditHead(b, authority.Public().(ed25519.PublicKey))
+	if err != nil {
+		return nil, err
+	}
+	return *h, nil
 }
 
 func openEnroll(b []byte) (any, error) {

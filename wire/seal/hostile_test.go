@@ -50,7 +50,7 @@ func TestEveryBitCounts(t *testing.T) {
 // keyFor is the kid and the key that a kind is signed with.
 func keyFor(k sealedKind) (kid []byte, key any) {
 	switch k.domain {
-	case domainReceipt:
+	case domainReceipt, domainAuditHead:
 		return authorityKID, authority
 	case domainEnroll:
 		return token.ID[:], token.key()

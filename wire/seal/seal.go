@@ -22,6 +22,7 @@ const (
 	domainStatement = "holdfast/statement/v1"
 	domainAttach    = "holdfast/attach/v1"
 	domainReceipt   = "holdfast/receipt/v1"
+	domainAuditHead = "holdfast/audit-head/v1"
 	domainEnroll    = "holdfast/enroll/v1"
 )
 
