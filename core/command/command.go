@@ -30,6 +30,14 @@ const (
 	KindSiteReach   Kind = 10
 	KindRenewed     Kind = 11
 	KindRelease     Kind = 12
+
+	KindCreateOperator Kind = 13
+	KindRevokeOperator Kind = 14
+	KindOperatorsUsed  Kind = 15
+	KindRefusals       Kind = 16
+	KindSetNode        Kind = 17
+	KindRemoveNode     Kind = 18
+	KindRecover        Kind = 19
 )
 
 // version is the encoding version of every command of this build. A command of a higher version is not understood.
@@ -96,6 +104,20 @@ func empty(k Kind) Command {
 		return new(Renewed)
 	case KindRelease:
 		return new(Release)
+	case KindCreateOperator:
+		return new(CreateOperator)
+	case KindRevokeOperator:
+		return new(RevokeOperator)
+	case KindOperatorsUsed:
+		return new(OperatorsUsed)
+	case KindRefusals:
+		return new(Refusals)
+	case KindSetNode:
+		return new(SetNode)
+	case KindRemoveNode:
+		return new(RemoveNode)
+	case KindRecover:
+		return new(Recover)
 	}
 	return nil
 }
@@ -123,27 +145,62 @@ type WrappedCA struct {
 type KeyWrap struct {
 	Holder string `cbor:"1,keyasint"` // a core node's name, or "recovery"
 	Wrap   []byte `cbor:"2,keyasint"`
+	Public []byte `cbor:"3,keyasint"` // the holder's X25519 key, for the wraps of later fleet keys
+}
+
+// A Rotation puts the fleet's private keys under a new fleet key, which only the holders of its wraps can open.
+type Rotation struct {
+	Generation uint64      `cbor:"1,keyasint"` // of the new fleet key: the present one's and one
+	Root       WrappedCA   `cbor:"2,keyasint"`
+	CAs        []WrappedCA `cbor:"3,keyasint"`
+	Authority  WrappedCA   `cbor:"4,keyasint"`
+	Wraps      []KeyWrap   `cbor:"5,keyasint"`
+}
+
+// An Actor says on whose behalf a command is, and how often it may take effect.
+type Actor struct {
+	Operator string `cbor:"1,keyasint"`           // id
+	Request  string `cbor:"2,keyasint,omitempty"` // id of the request, for the audit trail
+	Source   string `cbor:"3,keyasint,omitempty"` // address that it came from
+	Once     *Once  `cbor:"4,keyasint,omitempty"` // nil: each time that it is proposed
+	Revision uint64 `cbor:"5,keyasint,omitempty"` // of the record that it changes, as the operator knows it; 0: any
+}
+
+// Once makes a request take effect once: repeated, it gets the result of the first time.
+type Once struct {
+	Key  [32]byte `cbor:"1,keyasint"` // SHA-256 of the idempotency key
+	Body [32]byte `cbor:"2,keyasint"` // SHA-256 of what is asked, so that a key cannot stand for two requests
+}
+
+// Operated is a command of an operator.
+type Operated interface {
+	Command
+	Actor() *Actor
 }
 
 // An Operator is a bearer token of the API, stored as its hash.
 type Operator struct {
-	ID   string   `cbor:"1,keyasint"`
-	Name string   `cbor:"2,keyasint"`
-	Hash [32]byte `cbor:"3,keyasint"` // SHA-256 of the token
-	Role string   `cbor:"4,keyasint"`
+	ID        string   `cbor:"1,keyasint"`
+	Name      string   `cbor:"2,keyasint"`
+	Hash      [32]byte `cbor:"3,keyasint"`           // SHA-256 of the token
+	Role      string   `cbor:"4,keyasint"`           // viewer, operator or admin
+	Sites     []string `cbor:"5,keyasint,omitempty"` // what it is limited to, sorted; empty: the whole fleet
+	ExpiresMS int64    `cbor:"6,keyasint,omitempty"` // Unix ms; 0: never
 }
 
 // A CoreNode is one member of the core.
 type CoreNode struct {
-	Name    string `cbor:"1,keyasint"`
-	API     string `cbor:"2,keyasint"`
-	Uplink  string `cbor:"3,keyasint"`
-	Cluster string `cbor:"4,keyasint"`
+	Name     string      `cbor:"1,keyasint"`
+	API      string      `cbor:"2,keyasint"`
+	Uplink   string      `cbor:"3,keyasint"`
+	Cluster  string      `cbor:"4,keyasint"`
+	Key      ident.KeyID `cbor:"5,keyasint"`           // of the certificate that it joined with
+	JoinedMS int64       `cbor:"6,keyasint,omitempty"` // log time, set when it is applied
 }
 
 // CreateToken makes an enrollment token known. Of the token itself only the public half is here.
 type CreateToken struct {
-	By      string            `cbor:"1,keyasint"`
+	By      Actor             `cbor:"1,keyasint"`
 	ID      seal.TokenID      `cbor:"2,keyasint"`
 	Public  []byte            `cbor:"3,keyasint"`
 	Kind    seal.Kind         `cbor:"4,keyasint"`
@@ -156,7 +213,7 @@ type CreateToken struct {
 
 // RevokeToken ends a token before its time.
 type RevokeToken struct {
-	By string       `cbor:"1,keyasint"`
+	By Actor        `cbor:"1,keyasint"`
 	ID seal.TokenID `cbor:"2,keyasint"`
 }
 
@@ -169,9 +226,12 @@ type Enroll struct {
 	Name     string         `cbor:"4,keyasint,omitempty"` // gateways
 	Listen   string         `cbor:"5,keyasint,omitempty"` // gateways
 	SPKI     []byte         `cbor:"6,keyasint"`
-	Cert     []byte         `cbor:"7,keyasint"`           // DER of the leaf
-	Via      string         `cbor:"8,keyasint,omitempty"` // SPIFFE id of the gateway that relayed it
-	NotAfter int64          `cbor:"9,keyasint"`           // of the certificate, Unix ms
+	Cert     []byte         `cbor:"7,keyasint"`            // DER of the leaf
+	Via      string         `cbor:"8,keyasint,omitempty"`  // SPIFFE id of the gateway that relayed it
+	NotAfter int64          `cbor:"9,keyasint"`            // of the certificate, Unix ms
+	Node     *CoreNode      `cbor:"10,keyasint,omitempty"` // core nodes: the member to be
+	Wrap     *KeyWrap       `cbor:"11,keyasint,omitempty"` // core nodes: the fleet key for it
+	Gen      uint64         `cbor:"12,keyasint,omitempty"` // core nodes: generation of the fleet key that Wrap holds
 }
 
 // Statements brings verified statements of devices. The proposer checked each signature against the key that the registry
@@ -220,14 +280,14 @@ type Attach struct {
 
 // SetSite makes or changes a site. Zero fields leave what is.
 type SetSite struct {
-	By         string `cbor:"1,keyasint"`
+	By         Actor  `cbor:"1,keyasint"`
 	Site       string `cbor:"2,keyasint"`
 	IntervalMS uint32 `cbor:"3,keyasint,omitempty"`
 }
 
 // SetTags changes the operator's tags of a device.
 type SetTags struct {
-	By     string            `cbor:"1,keyasint"`
+	By     Actor             `cbor:"1,keyasint"`
 	Device ident.DeviceID    `cbor:"2,keyasint"`
 	Set    map[string]string `cbor:"3,keyasint,omitempty"`
 	Remove []string          `cbor:"4,keyasint,omitempty"`
@@ -235,7 +295,7 @@ type SetTags struct {
 
 // SetInterval sets the heartbeat interval of a device; 0 returns it to its site's.
 type SetInterval struct {
-	By         string         `cbor:"1,keyasint"`
+	By         Actor          `cbor:"1,keyasint"`
 	Device     ident.DeviceID `cbor:"2,keyasint"`
 	IntervalMS uint32         `cbor:"3,keyasint,omitempty"`
 }
@@ -257,9 +317,100 @@ type Renewed struct {
 
 // Release ends a device's quarantine. What its attaches are held against begins anew with the next one.
 type Release struct {
-	By     string         `cbor:"1,keyasint"`
+	By     Actor          `cbor:"1,keyasint"`
 	Device ident.DeviceID `cbor:"2,keyasint"`
 }
+
+// CreateOperator gives somebody a bearer token for the API.
+type CreateOperator struct {
+	By       Actor    `cbor:"1,keyasint"`
+	Operator Operator `cbor:"2,keyasint"`
+}
+
+// RevokeOperator ends an operator's token, from this entry of the log on.
+type RevokeOperator struct {
+	By Actor  `cbor:"1,keyasint"`
+	ID string `cbor:"2,keyasint"`
+}
+
+// OperatorsUsed notes when operators were last heard. A node sends it at most once a minute.
+type OperatorsUsed struct {
+	Items []OperatorUse `cbor:"1,keyasint"`
+}
+
+// An OperatorUse is the newest request of one operator that a node served.
+type OperatorUse struct {
+	ID     string `cbor:"1,keyasint"`
+	AtMS   int64  `cbor:"2,keyasint"` // Unix ms
+	Source string `cbor:"3,keyasint"` // address
+}
+
+// Refusals brings what a node refused since it last told, summed up by who and why, so that a flood of refusals makes few
+// records.
+type Refusals struct {
+	Node  string    `cbor:"1,keyasint"`
+	Items []Refusal `cbor:"2,keyasint"`
+}
+
+// A Refusal sums up requests that were refused for one reason.
+type Refusal struct {
+	Action  string `cbor:"1,keyasint"`           // enroll, authenticate, or the operation's id
+	Actor   string `cbor:"2,keyasint,omitempty"` // operator or token that was named, if any
+	Source  string `cbor:"3,keyasint,omitempty"` // address or gateway; the last, when Count has several
+	Reason  string `cbor:"4,keyasint"`
+	Count   uint64 `cbor:"5,keyasint"`
+	FirstMS int64  `cbor:"6,keyasint"` // Unix ms
+	LastMS  int64  `cbor:"7,keyasint"` // Unix ms
+}
+
+// SetNode changes the addresses at which operators and gateways reach a core node. The node itself proposes it.
+type SetNode struct {
+	Name   string `cbor:"1,keyasint"`
+	API    string `cbor:"2,keyasint"`
+	Uplink string `cbor:"3,keyasint"`
+}
+
+// RemoveNode ends a core node's membership, and puts the fleet's keys where it cannot open them.
+type RemoveNode struct {
+	By       Actor    `cbor:"1,keyasint"`
+	Name     string   `cbor:"2,keyasint"`
+	Rotation Rotation `cbor:"3,keyasint"`
+}
+
+// Recover goes on with one node after the majority of the core was lost for good. The holder of the recovery key proposes it
+// on a cluster of that one node.
+type Recover struct {
+	Node     CoreNode `cbor:"1,keyasint"`
+	Rotation Rotation `cbor:"2,keyasint"`
+	Lost     []string `cbor:"3,keyasint,omitempty"` // names of the nodes that are members no more
+}
+
+// Actor implements Operated.
+func (c *CreateToken) Actor() *Actor { return &c.By }
+
+// Actor implements Operated.
+func (c *RevokeToken) Actor() *Actor { return &c.By }
+
+// Actor implements Operated.
+func (c *SetSite) Actor() *Actor { return &c.By }
+
+// Actor implements Operated.
+func (c *SetTags) Actor() *Actor { return &c.By }
+
+// Actor implements Operated.
+func (c *SetInterval) Actor() *Actor { return &c.By }
+
+// Actor implements Operated.
+func (c *Release) Actor() *Actor { return &c.By }
+
+// Actor implements Operated.
+func (c *CreateOperator) Actor() *Actor { return &c.By }
+
+// Actor implements Operated.
+func (c *RevokeOperator) Actor() *Actor { return &c.By }
+
+// Actor implements Operated.
+func (c *RemoveNode) Actor() *Actor { return &c.By }
 
 func (*Init) kind() Kind        { return KindInit }
 func (*CreateToken) kind() Kind { return KindCreateToken }
@@ -273,3 +424,11 @@ func (*SetInterval) kind() Kind { return KindSetInterval }
 func (*SiteReach) kind() Kind   { return KindSiteReach }
 func (*Renewed) kind() Kind     { return KindRenewed }
 func (*Release) kind() Kind     { return KindRelease }
+
+func (*CreateOperator) kind() Kind { return KindCreateOperator }
+func (*RevokeOperator) kind() Kind { return KindRevokeOperator }
+func (*OperatorsUsed) kind() Kind  { return KindOperatorsUsed }
+func (*Refusals) kind() Kind       { return KindRefusals }
+func (*SetNode) kind() Kind        { return KindSetNode }
+func (*RemoveNode) kind() Kind     { return KindRemoveNode }
+func (*Recover) kind() Kind        { return KindRecover }

@@ -26,21 +26,28 @@ func samples() map[Kind]Command {
 	device := ident.DeviceID{0x11, 0x22, 15: 0xff}
 	id := seal.TokenID{1, 2, 3, 4, 5, 6, 7, 8}
 	ca := func(r ident.Role) WrappedCA { return WrappedCA{Role: r, Cert: []byte{0x30, 1}, Key: []byte{0xee, 2}} }
+	by := Actor{Operator: "op-1", Request: "r-1", Source: "10.0.0.9", Once: &Once{Key: [32]byte{1}, Body: [32]byte{2}}, Revision: 7}
+	node := CoreNode{Name: "core-2", API: "a:1", Uplink: "u:2", Cluster: "c:3", Key: ident.KeyID{5}, JoinedMS: 1}
+	wrap := KeyWrap{Holder: "core-2", Wrap: []byte{1}, Public: []byte{2}}
+	rotation := Rotation{
+		Generation: 2, Root: ca("root"), CAs: []WrappedCA{ca(ident.RoleDevice)}, Authority: ca(ident.RoleAuthority), Wraps: []KeyWrap{wrap},
+	}
 	return map[Kind]Command{
 		KindInit: &Init{
 			Fleet: "acme", Root: ca("root"), CAs: []WrappedCA{ca(ident.RoleDevice), ca(ident.RoleCore)}, Authority: ca(ident.RoleAuthority),
-			Wraps:    []KeyWrap{{Holder: "core-1", Wrap: []byte{1}}, {Holder: "recovery", Wrap: []byte{2}}},
+			Wraps:    []KeyWrap{wrap, {Holder: "recovery", Wrap: []byte{2}, Public: []byte{3}}},
 			Operator: Operator{ID: "o1", Name: "admin", Hash: [32]byte{9, 31: 8}, Role: "admin"},
-			Node:     CoreNode{Name: "core-1", API: "a:1", Uplink: "u:2", Cluster: "c:3"}, IntervalMS: 30_000,
+			Node:     node, IntervalMS: 30_000,
 		},
 		KindCreateToken: &CreateToken{
-			By: "admin", ID: id, Public: []byte{5, 6}, Kind: seal.KindDevice, Site: "plant-7",
+			By: by, ID: id, Public: []byte{5, 6}, Kind: seal.KindDevice, Site: "plant-7",
 			Tags: map[string]string{"line": "3", "a": "b"}, TTLMS: 3_600_000, Uses: 10, Comment: "pilot",
 		},
-		KindRevokeToken: &RevokeToken{By: "admin", ID: id},
+		KindRevokeToken: &RevokeToken{By: by, ID: id},
 		KindEnroll: &Enroll{
 			Token: id, Kind: seal.KindGateway, Device: device, Name: "gw-a", Listen: "gw-a:4433", SPKI: []byte{3}, Cert: []byte{4},
 			Via: "spiffe://acme/gateway/plant-7/gw-a", NotAfter: 1_780_000_000_000,
+			Node: &node, Wrap: &wrap, Gen: 3,
 		},
 		KindStatements: &Statements{Items: []Statement{{Sealed: []byte{1, 2, 3}, Gateway: "plant-7/gw-a", GatewayMS: 1_770_000_000_000, Device: device}}},
 		KindPresence: &Presence{Gateway: "plant-7/gw-a", Items: []PresenceItem{
@@ -50,12 +57,23 @@ func samples() map[Kind]Command {
 			},
 			{Device: device, AtMS: -1},
 		}},
-		KindSetSite:     &SetSite{By: "admin", Site: "plant-7", IntervalMS: 2000},
-		KindSetTags:     &SetTags{By: "admin", Device: device, Set: map[string]string{"z": "1", "a": "2"}, Remove: []string{"b"}},
-		KindSetInterval: &SetInterval{By: "admin", Device: device, IntervalMS: 5000},
+		KindSetSite:     &SetSite{By: by, Site: "plant-7", IntervalMS: 2000},
+		KindSetTags:     &SetTags{By: by, Device: device, Set: map[string]string{"z": "1", "a": "2"}, Remove: []string{"b"}},
+		KindSetInterval: &SetInterval{By: by, Device: device, IntervalMS: 5000},
 		KindSiteReach:   &SiteReach{Site: "plant-7", Reachable: true, AtMS: 1_770_000_000_000},
-		KindRelease:     &Release{By: "admin", Device: device},
-		KindRenewed:     &Renewed{Device: device, Gateway: "plant-7/gw-a", Key: ident.KeyID{1, 31: 2}, NotAfter: 1_780_000_000_000},
+		KindRelease:     &Release{By: by, Device: device},
+		KindCreateOperator: &CreateOperator{By: by, Operator: Operator{
+			ID: "op-2", Name: "night shift", Hash: [32]byte{4}, Role: "operator", Sites: []string{"plant-7"}, ExpiresMS: 1_780_000_000_000,
+		}},
+		KindRevokeOperator: &RevokeOperator{By: by, ID: "op-2"},
+		KindOperatorsUsed:  &OperatorsUsed{Items: []OperatorUse{{ID: "op-2", AtMS: 1_770_000_000_000, Source: "10.0.0.9"}}},
+		KindRefusals: &Refusals{Node: "core-1", Items: []Refusal{{
+			Action: "enroll", Actor: "0102030405060708", Source: "plant-7/gw-a", Reason: "expired", Count: 3, FirstMS: 1, LastMS: 2,
+		}}},
+		KindSetNode:    &SetNode{Name: "core-2", API: "a:1", Uplink: "u:2"},
+		KindRemoveNode: &RemoveNode{By: by, Name: "core-2", Rotation: rotation},
+		KindRecover:    &Recover{Node: node, Rotation: rotation, Lost: []string{"core-3"}},
+		KindRenewed:    &Renewed{Device: device, Gateway: "plant-7/gw-a", Key: ident.KeyID{1, 31: 2}, NotAfter: 1_780_000_000_000},
 	}
 }
 

@@ -29,14 +29,15 @@ type core struct {
 	index    uint64
 	now      time.Time
 	proposed int
-	before   func() // called once, before the next commit
-	err      error  // what Propose fails with
+	stale    *registry.View // what View shows until the next Barrier
+	before   func()         // called once, before the next commit
+	err      error          // what Propose fails with
 }
 
 func newCore(t *testing.T) *core {
 	t.Helper()
 	made, node, _ := newFleet(t)
-	made.IntervalMS = 30_000
+	made.IntervalMS, made.Operator, made.Node = 30_000, command.Operator{ID: "o1", Role: "admin"}, command.CoreNode{Name: "core-1"}
 	c := &core{t: t, state: registry.New(), now: start, via: ident.Gateway("acme", "plant-7", "gw-a")}
 	c.do(made)
 	keys, err := OpenKeyring(c.View().Fleet(), "core-1", node)
@@ -64,7 +65,26 @@ func (c *core) pass(d time.Duration) {
 func (c *core) View() registry.View {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.stale != nil {
+		return *c.stale
+	}
 	return c.state.View()
+}
+
+// fallBehind makes this node one that has not applied what is committed from now on, until somebody asks for it.
+func (c *core) fallBehind() {
+	v := c.View()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stale = &v
+}
+
+// Barrier implements Registry.
+func (c *core) Barrier(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stale = nil
+	return c.err
 }
 
 // Propose implements Registry.
@@ -98,6 +118,9 @@ func (c *core) Propose(_ context.Context, cmd command.Command) (any, error) {
 
 func (c *core) do(cmd command.Command) any {
 	c.t.Helper()
+	if o, ok := cmd.(command.Operated); ok {
+		o.Actor().Operator = "o1"
+	}
 	res, err := c.Propose(c.t.Context(), cmd)
 	if err != nil {
 		c.t.Fatalf("%T: %v", cmd, err)

@@ -9,12 +9,17 @@ import (
 	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/hpke"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,9 +30,6 @@ import (
 
 // ErrKey is the sentinel of key material that does not open.
 var ErrKey = errors.New("key does not open")
-
-// RecoveryHolder is the holder's name of the wrap that the offline recovery key opens.
-const RecoveryHolder = "recovery"
 
 // wrapInfo separates this use of HPKE from any other.
 var wrapInfo = []byte("holdfast/fleet-key/v1")
@@ -80,9 +82,23 @@ func ParseHolderKey(s string) (*HolderKey, error) {
 	return holderKey(k)
 }
 
-// wrap encrypts the fleet key to the holder.
-func (h *HolderKey) wrap(fleetKey []byte) ([]byte, error) {
-	return hpke.Seal(h.priv.PublicKey(), hpke.HKDFSHA256(), hpke.AES256GCM(), wrapInfo, fleetKey)
+// Public is the key that the fleet key is wrapped to: X25519, 32 bytes.
+func (h *HolderKey) Public() []byte { return h.priv.PublicKey().Bytes() }
+
+// HolderPublicSize is the length of a holder's public key.
+const HolderPublicSize = 32
+
+// wrapTo encrypts the fleet key to a holder.
+func wrapTo(holder string, public, fleetKey []byte) (command.KeyWrap, error) {
+	pub, err := hpke.DHKEM(ecdh.X25519()).NewPublicKey(public)
+	if err != nil {
+		return command.KeyWrap{}, fmt.Errorf("the public key of holder %q: %w: %w", holder, ErrKey, err)
+	}
+	w, err := hpke.Seal(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), wrapInfo, fleetKey)
+	if err != nil {
+		return command.KeyWrap{}, fmt.Errorf("wrap the fleet key for %q: %w", holder, err)
+	}
+	return command.KeyWrap{Holder: holder, Wrap: w, Public: public}, nil
 }
 
 func (h *HolderKey) unwrap(w []byte) ([]byte, error) {
@@ -96,6 +112,8 @@ func (h *HolderKey) unwrap(w []byte) ([]byte, error) {
 // A Keyring is the fleet's private keys, opened. It lives in memory alone.
 type Keyring struct {
 	fleet     string
+	name      string // of the holder that opened it
+	holder    *HolderKey
 	root      *x509.Certificate
 	cas       map[ident.Role]ident.CA
 	authority ed25519.PrivateKey
@@ -134,21 +152,12 @@ func (k *Keyring) WithIssuer(r ident.Role, leaf []byte) [][]byte {
 
 // OpenKeyring opens the fleet's keys with the wrap of the named holder.
 func OpenKeyring(f *registry.Fleet, holder string, key *HolderKey) (*Keyring, error) {
-	var wrap []byte
-	for _, w := range f.Wraps {
-		if w.Holder == holder {
-			wrap = w.Wrap
-		}
-	}
-	if wrap == nil {
-		return nil, fmt.Errorf("the fleet key has no wrap for %q: %w", holder, ErrKey)
-	}
-	fk, err := key.unwrap(wrap)
+	fk, err := fleetKey(f, holder, key)
 	if err != nil {
 		return nil, err
 	}
 	defer clear(fk)
-	k := &Keyring{fleet: f.Name, cas: make(map[ident.Role]ident.CA), authCert: f.Authority.Cert}
+	k := &Keyring{fleet: f.Name, name: holder, holder: key, cas: make(map[ident.Role]ident.CA), authCert: f.Authority.Cert}
 	if k.root, err = x509.ParseCertificate(f.Root.Cert); err != nil {
 		return nil, fmt.Errorf("root certificate: %w", err)
 	}
@@ -174,6 +183,85 @@ func OpenKeyring(f *registry.Fleet, holder string, key *HolderKey) (*Keyring, er
 	return k, nil
 }
 
+func fleetKey(f *registry.Fleet, holder string, key *HolderKey) ([]byte, error) {
+	w, ok := f.Wrap(holder)
+	if !ok {
+		return nil, fmt.Errorf("the fleet key has no wrap for %q: %w", holder, ErrKey)
+	}
+	return key.unwrap(w.Wrap)
+}
+
+// Wrap gives the present fleet key to another holder.
+func (k *Keyring) Wrap(f *registry.Fleet, holder string, public []byte) (command.KeyWrap, error) {
+	fk, err := fleetKey(f, k.name, k.holder)
+	if err != nil {
+		return command.KeyWrap{}, err
+	}
+	defer clear(fk)
+	return wrapTo(holder, public, fk)
+}
+
+// Rotate puts the fleet's private keys under a new fleet key, for the named holders and the recovery key alone. Each must
+// hold a wrap of the present one, because that is where its public key is.
+func (k *Keyring) Rotate(f *registry.Fleet, holders []string) (command.Rotation, error) {
+	old, err := fleetKey(f, k.name, k.holder)
+	if err != nil {
+		return command.Rotation{}, err
+	}
+	defer clear(old)
+	var fk [32]byte
+	rand.Read(fk[:])
+	defer clear(fk[:])
+	out := command.Rotation{Generation: f.Generation + 1}
+	if out.Root, err = reseal(old, fk[:], f.Root); err != nil {
+		return out, err
+	}
+	if out.Authority, err = reseal(old, fk[:], f.Authority); err != nil {
+		return out, err
+	}
+	for _, ca := range f.CAs {
+		w, err := reseal(old, fk[:], ca)
+		if err != nil {
+			return out, err
+		}
+		out.CAs = append(out.CAs, w)
+	}
+	for _, h := range append([]string{registry.RecoveryHolder}, holders...) {
+		had, ok := f.Wrap(h)
+		if !ok {
+			return out, fmt.Errorf("the fleet key has no wrap for %q: %w", h, ErrKey)
+		}
+		w, err := wrapTo(h, had.Public, fk[:])
+		if err != nil {
+			return out, err
+		}
+		out.Wraps = append(out.Wraps, w)
+	}
+	return out, nil
+}
+
+func reseal(old, fk []byte, w command.WrappedCA) (command.WrappedCA, error) {
+	key, err := openKey(old, w)
+	if err != nil {
+		return w, err
+	}
+	return sealKey(fk, w.Role, w.Cert, key)
+}
+
+// Derive is a one-way function of data that all core nodes share and nobody else can compute. label separates its uses.
+func (k *Keyring) Derive(label string, data []byte) [32]byte {
+	key, err := hkdf.Key(sha256.New, k.authority.Seed(), nil, "holdfast/derive/v1/"+label, 32)
+	if err != nil {
+		panic("enroll: 32 bytes from HKDF-SHA256: " + err.Error()) // the length is fixed, and within what it gives
+	}
+	m := hmac.New(sha256.New, key)
+	m.Write(data)
+	return [32]byte(m.Sum(nil))
+}
+
+// roleRoot binds the root's key to what it is for.
+const roleRoot ident.Role = "root"
+
 // NewFleet makes everything that init commits: root, issuing CAs, authority, and the fleet key wrapped for each holder.
 func NewFleet(fleet string, holders map[string]*HolderKey, now time.Time) (*command.Init, error) {
 	var fk [32]byte
@@ -188,7 +276,7 @@ func NewFleet(fleet string, holders map[string]*HolderKey, now time.Time) (*comm
 		return nil, err
 	}
 	out := &command.Init{Fleet: fleet}
-	if out.Root, err = sealKey(fk[:], "root", root.Cert.Raw, rootKey); err != nil {
+	if out.Root, err = sealKey(fk[:], roleRoot, root.Cert.Raw, rootKey); err != nil {
 		return nil, err
 	}
 	for _, r := range ident.Roles() {
@@ -201,12 +289,12 @@ func NewFleet(fleet string, holders map[string]*HolderKey, now time.Time) (*comm
 	if out.Authority, err = newAuthority(fk[:], root, fleet, now); err != nil {
 		return nil, err
 	}
-	for name, h := range holders {
-		w, err := h.wrap(fk[:])
+	for _, name := range slices.Sorted(maps.Keys(holders)) {
+		w, err := wrapTo(name, holders[name].Public(), fk[:])
 		if err != nil {
-			return nil, fmt.Errorf("wrap the fleet key for %q: %w", name, err)
+			return nil, err
 		}
-		out.Wraps = append(out.Wraps, command.KeyWrap{Holder: name, Wrap: w})
+		out.Wraps = append(out.Wraps, w)
 	}
 	return out, nil
 }

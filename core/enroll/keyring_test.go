@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,7 +31,7 @@ func newHolder(t *testing.T) *HolderKey {
 func newFleet(t *testing.T) (made *command.Init, node, recovery *HolderKey) {
 	t.Helper()
 	node, recovery = newHolder(t), newHolder(t)
-	made, err := NewFleet("acme", map[string]*HolderKey{"core-1": node, RecoveryHolder: recovery}, start)
+	made, err := NewFleet("acme", map[string]*HolderKey{"core-1": node, registry.RecoveryHolder: recovery}, start)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,12 +39,12 @@ func newFleet(t *testing.T) (made *command.Init, node, recovery *HolderKey) {
 }
 
 func fleetOf(c *command.Init) *registry.Fleet {
-	return &registry.Fleet{Name: c.Fleet, Root: c.Root, CAs: c.CAs, Authority: c.Authority, Wraps: c.Wraps}
+	return &registry.Fleet{Name: c.Fleet, Root: c.Root, CAs: c.CAs, Authority: c.Authority, Wraps: c.Wraps, Generation: 1}
 }
 
 func TestKeyringOpens(t *testing.T) {
 	made, node, recovery := newFleet(t)
-	for holder, key := range map[string]*HolderKey{"core-1": node, RecoveryHolder: recovery} {
+	for holder, key := range map[string]*HolderKey{"core-1": node, registry.RecoveryHolder: recovery} {
 		k, err := OpenKeyring(fleetOf(made), holder, key)
 		if err != nil {
 			t.Fatalf("%s: %v", holder, err)
@@ -148,11 +149,11 @@ func TestHolderKeyText(t *testing.T) {
 		t.Fatalf("read back %v", err)
 	}
 	fk := bytes.Repeat([]byte{7}, 32)
-	w, err := h.wrap(fk)
+	w, err := wrapTo("core-1", h.Public(), fk)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := back.unwrap(w); err != nil || !bytes.Equal(got, fk) {
+	if got, err := back.unwrap(w.Wrap); err != nil || !bytes.Equal(got, fk) {
 		t.Errorf("unwrapped %x, %v", got, err)
 	}
 	raw := strings.TrimSpace(text)
@@ -189,5 +190,84 @@ func TestNothingInTheClear(t *testing.T) {
 		if bytes.Contains(b, scalar) {
 			t.Error("a CA's key is in the command")
 		}
+	}
+}
+
+// A holder that joined opens the keys; after a rotation the one left out does not, and nothing else has changed.
+func TestWrapAndRotate(t *testing.T) {
+	made, node, recovery := newFleet(t)
+	f := fleetOf(made)
+	k, err := OpenKeyring(f, "core-1", node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second := newHolder(t)
+	w, err := k.Wrap(f, "core-2", second.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Wraps = append(f.Wraps, w)
+	k2, err := OpenKeyring(f, "core-2", second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Wrap(f, "core-3", []byte("short")); !errors.Is(err, ErrKey) {
+		t.Errorf("wrapped to junk: %v", err)
+	}
+	if _, err := k.Rotate(f, []string{"core-1", "core-9"}); !errors.Is(err, ErrKey) {
+		t.Errorf("rotated for a holder without a key: %v", err)
+	}
+	r, err := k2.Rotate(f, []string{"core-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	after := &registry.Fleet{Name: f.Name, Root: r.Root, CAs: r.CAs, Authority: r.Authority, Wraps: r.Wraps, Generation: r.Generation}
+	if r.Generation != f.Generation+1 || len(r.Wraps) != 2 {
+		t.Errorf("generation %d, %d wraps", r.Generation, len(r.Wraps))
+	}
+	for holder, key := range map[string]*HolderKey{"core-1": node, registry.RecoveryHolder: recovery} {
+		now, err := OpenKeyring(after, holder, key)
+		if err != nil {
+			t.Fatalf("%s after the rotation: %v", holder, err)
+		}
+		if !now.authority.Equal(k.authority) || len(now.cas) != len(k.cas) {
+			t.Errorf("%s has other keys after the rotation", holder)
+		}
+		if _, err := now.Rotate(after, []string{"core-1"}); err != nil {
+			t.Errorf("%s cannot rotate again: %v", holder, err)
+		}
+	}
+	if _, err := OpenKeyring(after, "core-2", second); !errors.Is(err, ErrKey) {
+		t.Errorf("who was left out: %v", err)
+	}
+	stolen := *after // the old wrap beside the new ciphertexts
+	stolen.Wraps = append(slices.Clone(after.Wraps), w)
+	if _, err := OpenKeyring(&stolen, "core-2", second); !errors.Is(err, ErrKey) {
+		t.Errorf("the old fleet key opens the new ciphertexts: %v", err)
+	}
+}
+
+// Every node derives the same, and each label and each input something else.
+func TestDerive(t *testing.T) {
+	made, node, recovery := newFleet(t)
+	a, err := OpenKeyring(fleetOf(made), "core-1", node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := OpenKeyring(fleetOf(made), registry.RecoveryHolder, recovery)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a.Derive("x", []byte("1")) != b.Derive("x", []byte("1")) {
+		t.Error("two nodes derive different values")
+	}
+	seen := make(map[[32]byte]bool)
+	for _, label := range []string{"x", "y"} {
+		for _, data := range []string{"", "1", "2"} {
+			seen[a.Derive(label, []byte(data))] = true
+		}
+	}
+	if len(seen) != 6 {
+		t.Errorf("%d values of 6", len(seen))
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/internal/config"
 	"github.com/holdfast-edge/holdfast/internal/throttle"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
@@ -20,6 +21,8 @@ import (
 type Registry interface {
 	View() registry.View
 	Propose(ctx context.Context, c command.Command) (any, error)
+	// Barrier waits until View shows everything that was committed before the call.
+	Barrier(ctx context.Context) error
 }
 
 // The limits on failures. A gateway is one source for all its devices, so they are wide: a token cannot be guessed, and what
@@ -31,6 +34,9 @@ const (
 
 // Service enrolls keys and renews their certificates.
 type Service struct {
+	// Note, where set before the first request, is told of each refusal: whose token, from where, and why.
+	Note func(action, actor, source, reason string)
+
 	reg  Registry
 	keys *Keyring
 	wall func() time.Time
@@ -70,6 +76,12 @@ func (s *Service) Enroll(ctx context.Context, r Request) (*wire.Enrolled, error)
 		return nil, s.refuse(r, err)
 	}
 	v := s.reg.View()
+	if _, ok := v.Token(proof.TokenID); !ok { // it may be so new that this node has not heard of it
+		if err := s.reg.Barrier(ctx); err != nil {
+			return nil, wire.Refuse(wire.CodeUnavailable, "the core cannot decide now").After(5 * time.Second)
+		}
+		v = s.reg.View()
+	}
 	t, err := s.check(v, r, proof, pub)
 	if err != nil {
 		return nil, s.refuse(r, err)
@@ -81,6 +93,8 @@ func (s *Service) Enroll(ctx context.Context, r Request) (*wire.Enrolled, error)
 			v = s.reg.View()
 		case errors.Is(err, registry.ErrRefused), errors.Is(err, errRequest):
 			return nil, s.refuse(r, err)
+		case errors.Is(err, registry.ErrExists), errors.Is(err, registry.ErrInvalid): // of a core node, whose token is good
+			return nil, wire.Refuse(wire.CodeForbidden, "%v", err)
 		case err != nil:
 			s.log.Warn("enrollment not committed", "token", t.ID.String(), "err", err)
 			return nil, wire.Refuse(wire.CodeUnavailable, "the core cannot commit now").After(5 * time.Second)
@@ -119,15 +133,40 @@ func (s *Service) check(v registry.View, r Request, proof *seal.SealedEnroll, pu
 			return nil, fmt.Errorf("a gateway enrolls at the core itself: %w", errRequest)
 		}
 	case seal.KindCore:
-		return nil, fmt.Errorf("core nodes join by holdfast-core join: %w", errRequest)
+		if err := checkNode(r); err != nil {
+			return nil, fmt.Errorf("%w: %w", errRequest, err)
+		}
 	}
 	return t, nil
+}
+
+// checkNode holds what a node says of itself against the rules.
+func checkNode(r Request) error {
+	if err := ident.CheckName("core node", r.Name); err != nil {
+		return err
+	}
+	if !r.Via.IsZero() {
+		return errors.New("a core node joins at the core itself")
+	}
+	for _, a := range []string{r.API, r.Uplink, r.Cluster} {
+		if err := config.CheckAddr(a); err != nil {
+			return err
+		}
+	}
+	if len(r.Holder) != HolderPublicSize {
+		return fmt.Errorf("the holder's key has %d bytes, want %d", len(r.Holder), HolderPublicSize)
+	}
+	return nil
 }
 
 // admit issues a certificate and commits it with the use of the token.
 func (s *Service) admit(ctx context.Context, v registry.View, r Request, t *registry.Token, pub ident.PublicKey) (*wire.Enrolled, error) {
 	id := ident.Gateway(s.keys.Fleet(), t.Site, r.Name)
-	if t.Kind == seal.KindDevice {
+	switch t.Kind {
+	case seal.KindGateway:
+	case seal.KindCore:
+		id = ident.Core(s.keys.Fleet(), r.Name)
+	case seal.KindDevice:
 		d := ident.NewDeviceID()
 		if known, ok := v.DeviceByKey(pub.ID); ok {
 			d = known.ID
@@ -146,6 +185,15 @@ func (s *Service) admit(ctx context.Context, v registry.View, r Request, t *regi
 	if !r.Via.IsZero() {
 		c.Via = r.Via.String()
 	}
+	if t.Kind == seal.KindCore {
+		f := v.Fleet()
+		w, err := s.keys.Wrap(f, r.Name, r.Holder)
+		if err != nil {
+			return nil, err
+		}
+		c.Wrap, c.Gen = &w, f.Generation
+		c.Node = &command.CoreNode{Name: r.Name, API: r.API, Uplink: r.Uplink, Cluster: r.Cluster}
+	}
 	res, err := s.reg.Propose(ctx, c)
 	if err != nil {
 		return nil, err
@@ -160,19 +208,41 @@ func (s *Service) admit(ctx context.Context, v registry.View, r Request, t *regi
 func (s *Service) answer(e *registry.Enrolled) *wire.Enrolled {
 	v := s.reg.View()
 	out := &wire.Enrolled{Root: s.keys.root.Raw, Authority: s.keys.authCert}
-	var site string
 	role := ident.RoleDevice
-	if e.Device != nil {
-		site = e.Device.Site
+	switch {
+	case e.Device != nil:
+		out.Site = e.Device.Site
 		out.Identity = ident.Device(s.keys.fleet, e.Device.ID).String()
 		out.IntervalMS = wire.Millis(v.Interval(e.Device))
-	} else {
-		role, site = ident.RoleGateway, e.Gateway.Site
+	case e.Gateway != nil:
+		role, out.Site = ident.RoleGateway, e.Gateway.Site
 		out.Identity = ident.Gateway(s.keys.fleet, e.Gateway.Site, e.Gateway.Name).String()
+	case e.Node != nil:
+		role = ident.RoleCore
+		out.Identity = ident.Core(s.keys.fleet, e.Node.Name).String()
 	}
-	out.Site = site
 	out.Chain = s.keys.WithIssuer(role, e.Cert)
-	out.Gateways = SiteGateways(v, site)
+	if out.Site != "" {
+		out.Gateways = SiteGateways(v, out.Site)
+	}
+	if role != ident.RoleDevice {
+		out.Cores = Uplinks(v)
+	}
+	return out
+}
+
+// Uplinks lists the addresses at which gateways reach the core's nodes.
+func Uplinks(v registry.View) []string {
+	f := v.Fleet()
+	if f == nil {
+		return nil
+	}
+	var out []string
+	for _, n := range f.Nodes {
+		if len(out) < wire.MaxCores {
+			out = append(out, n.Uplink)
+		}
+	}
 	return out
 }
 
@@ -197,7 +267,13 @@ func (s *Service) Renew(ctx context.Context, id ident.ID, csr []byte) (*wire.Ren
 	if err != nil {
 		return nil, wire.Refuse(wire.CodeMalformed, "%v", err)
 	}
-	c, ok := s.renewable(id, pub.ID)
+	c, ok := renewable(s.reg.View(), id, pub.ID)
+	if !ok { // this node may be behind the one that let it in
+		if err := s.reg.Barrier(ctx); err != nil {
+			return nil, wire.Refuse(wire.CodeUnavailable, "the core cannot decide now").After(5 * time.Second)
+		}
+		c, ok = renewable(s.reg.View(), id, pub.ID)
+	}
 	if !ok {
 		return nil, wire.Refuse(wire.CodeUnknownKey, "the key is not an active key of %v", id)
 	}
@@ -215,8 +291,7 @@ func (s *Service) Renew(ctx context.Context, id ident.ID, csr []byte) (*wire.Ren
 }
 
 // renewable finds the record whose active key may be renewed under the identity.
-func (s *Service) renewable(id ident.ID, key ident.KeyID) (*command.Renewed, bool) {
-	v := s.reg.View()
+func renewable(v registry.View, id ident.ID, key ident.KeyID) (*command.Renewed, bool) {
 	switch id.Role {
 	case ident.RoleDevice:
 		d, ok := v.Device(id.Device)
@@ -240,6 +315,13 @@ func (s *Service) renewable(id ident.ID, key ident.KeyID) (*command.Renewed, boo
 // refuse counts and logs a refusal and gives the one answer for all.
 func (s *Service) refuse(r Request, why error) error {
 	s.refused.Add(1)
+	if s.Note != nil {
+		actor := ""
+		if proof, err := seal.ParseEnroll(r.Proof); err == nil {
+			actor = "token:" + proof.TokenID.String() // as claimed
+		}
+		s.Note("enroll", actor, r.Source, why.Error())
+	}
 	if s.failed.Failed(r.Source) {
 		s.log.Warn("enrollment refused", "source", r.Source, "reason", why.Error())
 	}

@@ -1,6 +1,7 @@
-// Package liveness holds what the leader knows of who is alive, and which the log does not: when each gateway was last
-// heard, and each device's last heartbeat. It is soft: a new leader starts without it and gives no verdict before a grace
-// has passed.
+// Package liveness holds what the core knows of who is alive, and which the log does not: when each gateway was last
+// heard, and each device's last heartbeat. It is soft: a node starts without it. Each node tracks the gateways that are
+// connected to it and tells the others (Export, Import), so that any of them can answer, and lead; a new leader gives no
+// verdict before a grace has passed.
 package liveness
 
 import (
@@ -50,9 +51,11 @@ type Tracker struct {
 
 type gateway struct {
 	session uint64
+	node    string // the core node that it is connected to; empty: this one
 	heard   time.Time
 	opened  time.Time // start of the uplink session
 	slots   map[uint32]ident.DeviceID
+	news    bool // connected here, and something of it has not been exported yet
 }
 
 type device struct {
@@ -73,7 +76,8 @@ func New(period time.Duration) *Tracker {
 // Period is the report period.
 func (t *Tracker) Period() time.Duration { return t.period }
 
-// Lead starts or ends this node's leadership. Both forget everything.
+// Lead starts or ends this node's leadership. A leader gives no verdict before its grace is over, because it cannot know what
+// it was not told while there was none.
 func (t *Tracker) Lead(leading bool, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -81,17 +85,20 @@ func (t *Tracker) Lead(leading bool, now time.Time) {
 	if leading {
 		t.leading = now
 	}
-	clear(t.devices)
 }
 
 // Opened starts an uplink session of a gateway: what it said in an earlier one no longer counts.
 func (t *Tracker) Opened(gw string, session uint64, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.revive(gw, now)
-	t.gateways[gw] = &gateway{session: session, heard: now, opened: now, slots: make(map[uint32]ident.DeviceID)}
+	t.open(gw, &gateway{session: session, heard: now, opened: now, slots: make(map[uint32]ident.DeviceID), news: true}, now)
+}
+
+func (t *Tracker) open(name string, g *gateway, now time.Time) {
+	t.revive(name, now)
+	t.gateways[name] = g
 	for _, d := range t.devices {
-		if d.gateway == gw {
+		if d.gateway == name {
 			d.online = false
 		}
 	}
@@ -105,7 +112,7 @@ func (t *Tracker) Heard(gw string, session uint64, now time.Time) {
 		if !t.fresh(g, now) {
 			t.revive(gw, now)
 		}
-		g.heard = now
+		g.heard, g.news = now, true
 	}
 }
 
@@ -312,7 +319,8 @@ func (t *Tracker) expired(v registry.View, d *registry.Device, reach map[string]
 		interval = max(interval, soft.interval)
 	}
 	interval = max(interval, v.Interval(d))
-	since := later(t.leading, t.back[siteOf(p.Gateway)])
+	// What the log has is told here a moment later: by the other nodes, or by the session that has just committed it.
+	since := later(later(t.leading, t.back[siteOf(p.Gateway)]), time.UnixMilli(p.ToldMS))
 	g, ok := t.gateways[p.Gateway]
 	switch {
 	case ok && t.fresh(g, now):

@@ -34,7 +34,7 @@ type fleet struct {
 func newFleet(t *testing.T) *fleet {
 	f := &fleet{t: t, state: registry.New(), tr: New(period)}
 	f.apply(
-		&command.Init{Fleet: "acme", IntervalMS: uint32(interval.Milliseconds())},
+		&command.Init{Fleet: "acme", IntervalMS: uint32(interval.Milliseconds()), Operator: command.Operator{ID: "o1", Role: "admin"}},
 		&command.CreateToken{ID: seal.TokenID{1}, Kind: seal.KindDevice, Site: "plant-7", TTLMS: 1e6, Uses: 1},
 		&command.CreateToken{ID: seal.TokenID{2}, Kind: seal.KindGateway, Site: "plant-7", TTLMS: 1e6, Uses: 9},
 		&command.Enroll{Token: seal.TokenID{1}, Kind: seal.KindDevice, Device: dev, SPKI: []byte{1}},
@@ -47,6 +47,9 @@ func newFleet(t *testing.T) *fleet {
 func (f *fleet) apply(cmds ...command.Command) {
 	f.t.Helper()
 	for _, c := range cmds {
+		if o, ok := c.(command.Operated); ok {
+			o.Actor().Operator = "o1"
+		}
 		b, err := command.Encode(c)
 		if err != nil {
 			f.t.Fatal(err)
@@ -119,13 +122,18 @@ func TestVerdicts(t *testing.T) {
 	f.want(start, false, ReasonHeartbeatMissed)
 }
 
-func TestNewLeaderKnowsNothing(t *testing.T) {
+// A change of leader takes nothing from what this node was told, and a node that was told nothing says so.
+func TestNewLeader(t *testing.T) {
 	f := newFleet(t)
 	f.tr.Lead(true, start)
 	f.tr.Opened(gwA, 1, start)
 	f.online(gwA, 1, 1, start)
+	f.tr.Lead(false, start.Add(time.Minute))
 	f.tr.Lead(true, start.Add(time.Minute))
-	f.want(start.Add(time.Minute), true, ReasonRecovering)
+	f.want(start.Add(time.Minute), true, ReasonNone)
+	f.tr = New(period)
+	f.tr.Lead(true, start)
+	f.want(start, true, ReasonRecovering)
 }
 
 func TestLastNeverGoesBack(t *testing.T) {

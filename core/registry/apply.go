@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/history/chain"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
@@ -48,6 +49,11 @@ func (s *State) Apply(index uint64, now time.Time, cmds [][]byte) (Effects, erro
 	for _, c := range decoded {
 		a.out.Results = append(a.out.Results, a.apply(c))
 	}
+	h := &s.view.history
+	for i, r := range a.out.Records {
+		h.Head = chain.Next(h.Head, index, uint32(i), a.ms, uint8(r.Kind), r.Stream, r.Data) //nolint:gosec // G115: an index
+		h.Count++
+	}
 	return a.out, nil
 }
 
@@ -68,28 +74,26 @@ func (a *applier) apply(c command.Command) any {
 		return ErrNoFleet
 	}
 	switch c := c.(type) {
-	case *command.CreateToken:
-		return a.createToken(c)
-	case *command.RevokeToken:
-		return a.revokeToken(c)
+	case command.Operated:
+		return a.operate(c)
 	case *command.Enroll:
 		return a.enroll(c)
 	case *command.Statements:
 		return a.statements(c)
 	case *command.Presence:
 		return a.presence(c)
-	case *command.SetSite:
-		return a.setSite(c)
-	case *command.SetTags:
-		return a.setTags(c)
-	case *command.SetInterval:
-		return a.setInterval(c)
 	case *command.SiteReach:
 		return a.siteReach(c)
 	case *command.Renewed:
 		return a.renewed(c)
-	case *command.Release:
-		return a.release(c)
+	case *command.OperatorsUsed:
+		return a.operatorsUsed(c)
+	case *command.Refusals:
+		return a.refusals(c)
+	case *command.SetNode:
+		return a.setNode(c)
+	case *command.Recover:
+		return a.recover(c)
 	}
 	return fmt.Errorf("%T: %w", c, command.ErrUnknown)
 }
@@ -99,12 +103,16 @@ func (a *applier) init(c *command.Init) any {
 	if a.view.fleet != nil {
 		return ErrInitialised
 	}
-	op := c.Operator
+	node := c.Node
+	node.JoinedMS = a.ms
 	a.view.fleet = &Fleet{
 		Name: c.Fleet, ClusterEpoch: 1, Root: c.Root, CAs: c.CAs, Authority: c.Authority, Wraps: c.Wraps,
-		IntervalMS: c.IntervalMS, CreatedMS: a.ms, Nodes: []command.CoreNode{c.Node},
+		IntervalMS: c.IntervalMS, CreatedMS: a.ms, Nodes: []command.CoreNode{node}, Generation: 1,
 	}
-	a.view.operators.put(&op)
+	a.putOperator(&c.Operator, "")
+	a.audit(AuditRecord{
+		Actor: "core:" + node.Name, Action: "fleet.init", Target: c.Fleet, Detail: map[string]string{"operator": c.Operator.ID, "node": node.Name},
+	})
 	return nil
 }
 
@@ -118,11 +126,11 @@ func (a *applier) createToken(c *command.CreateToken) any {
 	}
 	t := &Token{
 		ID: c.ID, Public: c.Public, Kind: c.Kind, Site: c.Site, Tags: c.Tags, CreatedMS: a.ms, ExpiresMS: a.ms + c.TTLMS,
-		Uses: c.Uses, By: c.By, Comment: c.Comment,
+		Uses: c.Uses, By: c.By.Operator, Comment: c.Comment,
 	}
 	a.view.tokens.put(t)
 	a.forgetUses()
-	a.event(EventTokenCreated, Subject{Token: t.ID.String(), Site: t.Site}, map[string]string{"kind": string(t.Kind), "by": c.By})
+	a.event(EventTokenCreated, Subject{Token: t.ID.String(), Site: t.Site}, map[string]string{"kind": string(t.Kind), "by": c.By.Operator})
 	return t
 }
 
@@ -159,7 +167,7 @@ func (a *applier) revokeToken(c *command.RevokeToken) any {
 	t := *old
 	t.RevokedMS = a.ms
 	a.view.tokens.put(&t)
-	a.event(EventTokenRevoked, Subject{Token: t.ID.String(), Site: t.Site}, map[string]string{"by": c.By})
+	a.event(EventTokenRevoked, Subject{Token: t.ID.String(), Site: t.Site}, map[string]string{"by": c.By.Operator})
 	return &t
 }
 
@@ -179,8 +187,9 @@ func (a *applier) setSite(c *command.SetSite) any {
 	if c.IntervalMS != 0 {
 		s.IntervalMS = c.IntervalMS
 	}
+	s.Revision = a.index
 	a.view.sites.put(&s)
-	a.event(EventSiteChanged, Subject{Site: s.Name}, map[string]string{"heartbeat_interval": a.view.SiteInterval(s.Name).String(), "by": c.By})
+	a.event(EventSiteChanged, Subject{Site: s.Name}, map[string]string{"heartbeat_interval": a.view.SiteInterval(s.Name).String(), "by": c.By.Operator})
 	return &s
 }
 
@@ -191,6 +200,7 @@ func (a *applier) setTags(c *command.SetTags) any {
 		return fmt.Errorf("device %v: %w", c.Device, ErrNotFound)
 	}
 	d := *old
+	d.Revision = a.index
 	d.OperatorTags = make(map[string]*string, len(old.OperatorTags)+len(c.Set))
 	maps.Copy(d.OperatorTags, old.OperatorTags)
 	for _, k := range c.Remove {
@@ -203,7 +213,7 @@ func (a *applier) setTags(c *command.SetTags) any {
 		return fmt.Errorf("device %v would have over %d tags: %w", c.Device, maxAllTags, ErrInvalid)
 	}
 	a.view.devices.put(&d)
-	a.event(EventDeviceTagged, a.subject(&d), map[string]string{"by": c.By})
+	a.event(EventDeviceTagged, a.subject(&d), map[string]string{"by": c.By.Operator})
 	return &d
 }
 
@@ -218,9 +228,9 @@ func (a *applier) setInterval(c *command.SetInterval) any {
 		return fmt.Errorf("device %v: %w", c.Device, ErrNotFound)
 	}
 	d := *old
-	d.IntervalMS = c.IntervalMS
+	d.IntervalMS, d.Revision = c.IntervalMS, a.index
 	a.view.devices.put(&d)
-	a.event(EventDeviceChanged, a.subject(&d), map[string]string{"heartbeat_interval": a.view.Interval(&d).String(), "by": c.By})
+	a.event(EventDeviceChanged, a.subject(&d), map[string]string{"heartbeat_interval": a.view.Interval(&d).String(), "by": c.By.Operator})
 	return &d
 }
 
@@ -234,9 +244,9 @@ func (a *applier) release(c *command.Release) any {
 		return fmt.Errorf("device %v is %v, not quarantined: %w", c.Device, old.State, ErrInvalid)
 	}
 	d := *old
-	d.State, d.Reason, d.Attach = wire.DeviceActive, "", nil
+	d.State, d.Reason, d.Attach, d.Revision = wire.DeviceActive, "", nil, a.index
 	a.view.devices.put(&d)
-	a.event(EventDeviceReleased, a.subject(&d), map[string]string{"by": c.By})
+	a.event(EventDeviceReleased, a.subject(&d), map[string]string{"by": c.By.Operator})
 	return &d
 }
 

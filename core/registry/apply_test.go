@@ -66,9 +66,9 @@ func TestTokens(t *testing.T) {
 	l.refused(token(1, 3), ErrExists)
 
 	l.now = start.Add(time.Hour)
-	revoked := l.ok(&command.RevokeToken{ID: seal.TokenID{1}, By: "admin"}).(*Token)
+	revoked := l.ok(&command.RevokeToken{ID: seal.TokenID{1}}).(*Token)
 	l.now = start.Add(2 * time.Hour)
-	again := l.apply(&command.RevokeToken{ID: seal.TokenID{1}, By: "admin"})
+	again := l.apply(&command.RevokeToken{ID: seal.TokenID{1}})
 	if got := again.Results[0].(*Token); got.RevokedMS != revoked.RevokedMS || revoked.RevokedMS != start.Add(time.Hour).UnixMilli() {
 		t.Errorf("revoked at %d, then at %d", revoked.RevokedMS, got.RevokedMS)
 	}

@@ -27,6 +27,9 @@ func SiteStream(name string) Stream {
 	return s
 }
 
+// AuditStream is the fleet's audit trail.
+var AuditStream = Stream{'a'}
+
 // A RecordKind says what a history record holds. Kinds are append-only and never reused.
 type RecordKind uint8
 
@@ -35,6 +38,7 @@ const (
 	KindStatement RecordKind = 1 // a StatementRecord, in a device's stream
 	KindSpan      RecordKind = 2 // a Span, in a device's stream
 	KindOutage    RecordKind = 3 // an Outage, in a site's stream
+	KindAudit     RecordKind = 4 // an AuditRecord, in the audit stream
 )
 
 // A Record is something to append to the history.
@@ -103,14 +107,22 @@ const (
 	EventSiteReachable     = "site.reachable"
 	EventTokenCreated      = "token.created"
 	EventTokenRevoked      = "token.revoked"
+	EventOperatorCreated   = "operator.created"
+	EventOperatorRevoked   = "operator.revoked"
+	EventNodeJoined        = "node.joined"
+	EventNodeChanged       = "node.changed"
+	EventNodeRemoved       = "node.removed"
+	EventNodeRecovered     = "node.recovered"
 )
 
 // A Subject says what an event is about.
 type Subject struct {
-	Device  string `json:"device,omitempty"`
-	Site    string `json:"site,omitempty"`
-	Gateway string `json:"gateway,omitempty"`
-	Token   string `json:"token,omitempty"`
+	Device   string `json:"device,omitempty"`
+	Site     string `json:"site,omitempty"`
+	Gateway  string `json:"gateway,omitempty"`
+	Token    string `json:"token,omitempty"`
+	Operator string `json:"operator,omitempty"`
+	Node     string `json:"node,omitempty"`
 }
 
 // An Event tells of a change that is committed.

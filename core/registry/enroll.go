@@ -11,10 +11,11 @@ import (
 
 // Enrolled is the result of an Enroll command that was admitted, now or before.
 type Enrolled struct {
-	Device  *Device  // of a device
-	Gateway *Gateway // of a gateway
-	Cert    []byte   // DER of the leaf to hand out: the stored one when this is a retry
-	Again   bool     // the key had been enrolled by this token before
+	Device  *Device           // of a device
+	Gateway *Gateway          // of a gateway
+	Node    *command.CoreNode // of a core node
+	Cert    []byte            // DER of the leaf to hand out: the stored one when this is a retry
+	Again   bool              // the key had been enrolled by this token before
 }
 
 // enroll consumes a use of a token and admits a key. Result: *Enrolled.
@@ -43,7 +44,7 @@ func (a *applier) enroll(c *command.Enroll) any {
 	case seal.KindGateway:
 		out, err = a.enrollGateway(t, c, key)
 	case seal.KindCore:
-		return ErrRefused
+		out, err = a.enrollNode(t, c, key)
 	default:
 		return ErrRefused
 	}
@@ -54,12 +55,35 @@ func (a *applier) enroll(c *command.Enroll) any {
 	used.Used++
 	a.view.uses.put(&Use{Token: t.ID, Key: key, Cert: c.Cert, AtMS: a.ms})
 	a.view.tokens.put(&used)
+	a.auditEnrolled(t, c, out)
 	return out
+}
+
+// auditEnrolled puts an admission on the audit trail.
+func (a *applier) auditEnrolled(t *Token, c *command.Enroll, e *Enrolled) {
+	r := AuditRecord{Actor: "token:" + t.ID.String(), Site: t.Site, Source: c.Via}
+	switch {
+	case e.Device != nil:
+		r.Action, r.Target = "device.enroll", e.Device.ID.String()
+	case e.Gateway != nil:
+		r.Action, r.Target = "gateway.enroll", e.Gateway.ID()
+	case e.Node != nil:
+		r.Action, r.Target = "node.join", e.Node.Name
+	}
+	a.audit(r)
 }
 
 // enrolledBefore answers a retry with what the first try got.
 func (a *applier) enrolledBefore(t *Token, u *Use) any {
 	if !t.Retriable(a.now) {
+		return ErrRefused
+	}
+	if t.Kind == seal.KindCore {
+		for _, n := range a.view.fleet.Nodes {
+			if n.Key == u.Key {
+				return &Enrolled{Node: &n, Cert: u.Cert, Again: true}
+			}
+		}
 		return ErrRefused
 	}
 	ref, ok := a.view.keys.get(u.Key)
@@ -105,7 +129,7 @@ func (a *applier) enrollDevice(t *Token, c *command.Enroll, key ident.KeyID) (*E
 		return nil, fmt.Errorf("device %v: %w", c.Device, ErrRetry)
 	}
 	d := &Device{
-		ID: c.Device, Site: t.Site, State: wire.DeviceActive, TokenTags: t.Tags, EnrolledMS: a.ms,
+		ID: c.Device, Site: t.Site, State: wire.DeviceActive, TokenTags: t.Tags, EnrolledMS: a.ms, Revision: a.index,
 		Keys: []Key{{ID: key, SPKI: c.SPKI, State: KeyActive, SinceMS: a.ms, NotAfterMS: c.NotAfter}},
 	}
 	a.view.devices.put(d)

@@ -58,7 +58,7 @@ func TestEnrollRefused(t *testing.T) {
 	l.refused(m.enroll(3), ErrRefused) // for gateways
 	core := m.enroll(4)
 	core.Kind = seal.KindCore
-	l.refused(core, ErrRefused)
+	l.refused(core, ErrInvalid) // without a node
 	other := m.enroll(6)
 	other.Kind = "toaster"
 	l.refused(other, ErrRefused)
@@ -139,7 +139,7 @@ func TestKnownKeyKeepsItsRecord(t *testing.T) {
 		t.Errorf("result %+v", res)
 	}
 	d := l.record(m)
-	if d.Site != "plant-7" || d.AgentVersion != "1" || d.TokenTags["line"] != "" || d.Keys[0].NotAfterMS != again.NotAfter || len(d.Keys) != 1 {
+	if d.Site != "plant-7" || d.Registered().AgentVersion != "1" || d.TokenTags["line"] != "" || d.Keys[0].NotAfterMS != again.NotAfter || len(d.Keys) != 1 {
 		t.Errorf("record %+v", d)
 	}
 	if n := l.state.View().DeviceCount(); n != 1 {

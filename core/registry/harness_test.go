@@ -77,6 +77,9 @@ func (l *log) apply(cmds ...command.Command) Effects {
 	l.index++
 	e := entry{index: l.index, now: l.now}
 	for _, c := range cmds {
+		if o, ok := c.(command.Operated); ok && o.Actor().Operator == "" {
+			o.Actor().Operator = "o1"
+		}
 		e.cmds = append(e.cmds, encode(l.t, c))
 	}
 	l.entries = append(l.entries, e)
@@ -142,7 +145,7 @@ func restore(t tester, b []byte) *State {
 // token makes a token for a day with id n.
 func token(n byte, uses uint32) *command.CreateToken {
 	return &command.CreateToken{
-		By: "admin", ID: seal.TokenID{n}, Public: []byte{n}, Kind: seal.KindDevice, Site: "plant-7",
+		ID: seal.TokenID{n}, Public: []byte{n}, Kind: seal.KindDevice, Site: "plant-7",
 		TTLMS: (24 * time.Hour).Milliseconds(), Uses: uses,
 	}
 }

@@ -24,6 +24,27 @@ type Fleet struct {
 	IntervalMS   uint32              `cbor:"7,keyasint"` // default heartbeat interval
 	CreatedMS    int64               `cbor:"8,keyasint"`
 	Nodes        []command.CoreNode  `cbor:"9,keyasint"`
+	Generation   uint64              `cbor:"10,keyasint"` // of the fleet key, from 1
+}
+
+// Node finds a member of the core.
+func (f *Fleet) Node(name string) (command.CoreNode, bool) {
+	for _, n := range f.Nodes {
+		if n.Name == name {
+			return n, true
+		}
+	}
+	return command.CoreNode{}, false
+}
+
+// Wrap finds a holder's wrap of the fleet key.
+func (f *Fleet) Wrap(holder string) (command.KeyWrap, bool) {
+	for _, w := range f.Wraps {
+		if w.Holder == holder {
+			return w, true
+		}
+	}
+	return command.KeyWrap{}, false
 }
 
 // CA is the issuing CA of a role.
@@ -74,9 +95,7 @@ type Device struct {
 	Site         string             `cbor:"2,keyasint"`
 	State        wire.DeviceState   `cbor:"3,keyasint"`
 	Keys         []Key              `cbor:"4,keyasint"`
-	Profile      wire.Profile       `cbor:"5,keyasint"`
-	AgentVersion string             `cbor:"6,keyasint,omitempty"`
-	OwnTags      map[string]string  `cbor:"7,keyasint,omitempty"`  // the device's own
+	Facts        []byte             `cbor:"5,keyasint,omitempty"`  // CBOR of the newest seal.Register: see Registered
 	TokenTags    map[string]string  `cbor:"8,keyasint,omitempty"`  // preset by its enrollment token
 	OperatorTags map[string]*string `cbor:"9,keyasint,omitempty"`  // nil: the operator removed the tag, whoever else sets it
 	IntervalMS   uint32             `cbor:"10,keyasint,omitempty"` // 0: the site's
@@ -87,13 +106,27 @@ type Device struct {
 	Presence     Presence           `cbor:"15,keyasint,omitempty"`
 	Duplicates   uint64             `cbor:"16,keyasint,omitempty"` // statements that had been committed before
 	Reason       string             `cbor:"17,keyasint,omitempty"` // why it is quarantined
+	Revision     uint64             `cbor:"18,keyasint,omitempty"` // log index of the newest change by the core or an operator
+}
+
+// Registered is what the device last registered. The record keeps it encoded, because most of the time nobody looks, and
+// decoded it takes several times the memory.
+func (d *Device) Registered() seal.Register {
+	var r seal.Register
+	if len(d.Facts) == 0 || wire.Unmarshal(d.Facts, &r) != nil {
+		return seal.Register{}
+	}
+	return r
 }
 
 // Tags are the tags in force: an operator's win over the token's, the token's over the device's own, and the core alone
 // sets the site.
-func (d *Device) Tags() map[string]string {
-	t := make(map[string]string, len(d.OwnTags)+len(d.TokenTags)+len(d.OperatorTags)+1)
-	maps.Copy(t, d.OwnTags)
+func (d *Device) Tags() map[string]string { return d.tags(d.Registered().Tags) }
+
+// tags are the tags in force when own are the device's own.
+func (d *Device) tags(own map[string]string) map[string]string {
+	t := make(map[string]string, len(own)+len(d.TokenTags)+len(d.OperatorTags)+1)
+	maps.Copy(t, own)
 	maps.Copy(t, d.TokenTags)
 	for k, v := range d.OperatorTags {
 		if v == nil {
@@ -144,6 +177,7 @@ type Presence struct {
 	Gateway    string `cbor:"3,keyasint,omitempty"` // site/name
 	LastMS     int64  `cbor:"4,keyasint,omitempty"` // last heartbeat known when the span began
 	IntervalMS uint32 `cbor:"5,keyasint,omitempty"`
+	ToldMS     int64  `cbor:"6,keyasint,omitempty"` // log time of the newest report that counted
 }
 
 // A Site is a plant.
@@ -152,6 +186,7 @@ type Site struct {
 	IntervalMS    uint32 `cbor:"2,keyasint,omitempty"` // 0: the fleet's
 	CreatedMS     int64  `cbor:"3,keyasint"`
 	UnreachableMS int64  `cbor:"4,keyasint,omitempty"` // since when all its gateways are silent; 0: reachable
+	Revision      uint64 `cbor:"5,keyasint,omitempty"` // log index of the newest change by an operator
 }
 
 // A Gateway is one gateway of a site.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/wire"
 )
 
@@ -23,6 +22,7 @@ const (
 	snapToken    = 6
 	snapOperator = 7
 	snapUse      = 8
+	snapRepeat   = 9
 	snapEnd      = 255
 
 	snapVersion   = 1
@@ -36,6 +36,8 @@ type snapshotHeader struct {
 	Version uint32 `cbor:"1,keyasint"`
 	Index   uint64 `cbor:"2,keyasint"`
 	TimeMS  int64  `cbor:"3,keyasint"`
+	Audit   Mark   `cbor:"4,keyasint"`
+	History Mark   `cbor:"5,keyasint"`
 }
 
 type snapshotEnd struct {
@@ -70,7 +72,7 @@ func (s *snapWriter) put(kind byte, v any) bool {
 // Persist streams the view as a snapshot. It holds no lock and needs little memory.
 func (v View) Persist(w io.Writer) error {
 	s := &snapWriter{w: bufio.NewWriterSize(w, 256<<10)}
-	s.put(snapHeader, snapshotHeader{Version: snapVersion, Index: v.index, TimeMS: v.time.UnixMilli()})
+	s.put(snapHeader, snapshotHeader{Version: snapVersion, Index: v.index, TimeMS: v.time.UnixMilli(), Audit: v.audit, History: v.history})
 	if v.fleet != nil {
 		s.put(snapFleet, v.fleet)
 	}
@@ -79,7 +81,8 @@ func (v View) Persist(w io.Writer) error {
 	v.devices.all(func(x *Device) bool { return s.put(snapDevice, x) })
 	v.tokens.all(func(x *Token) bool { return s.put(snapToken, x) })
 	v.uses.all(func(x *Use) bool { return s.put(snapUse, x) })
-	v.operators.all(func(x *command.Operator) bool { return s.put(snapOperator, x) })
+	v.operators.all(func(x *Operator) bool { return s.put(snapOperator, x) })
+	v.repeats.all(func(x *Repeat) bool { return s.put(snapRepeat, x) })
 	s.put(snapEnd, snapshotEnd{Records: s.n})
 	if s.err != nil {
 		return fmt.Errorf("write snapshot: %w", s.err)
@@ -144,12 +147,13 @@ func (s *State) restore(kind byte, b []byte) error {
 			return fmt.Errorf("version %d, this build reads %d", h.Version, snapVersion)
 		}
 		s.view.index, s.view.time = h.Index, time.UnixMilli(h.TimeMS).UTC()
+		s.view.audit, s.view.history = h.Audit, h.History
 		return nil
 	case snapFleet:
 		s.view.fleet = new(Fleet)
 		return wire.Unmarshal(b, s.view.fleet)
 	case snapSite:
-		return restoreInto(s.view.sites, b)
+		return restoreInto(&s.view.sites, b)
 	case snapGateway:
 		g := new(Gateway)
 		if err := wire.Unmarshal(b, g); err != nil {
@@ -171,16 +175,29 @@ func (s *State) restore(kind byte, b []byte) error {
 		}
 		return nil
 	case snapToken:
-		return restoreInto(s.view.tokens, b)
+		return restoreInto(&s.view.tokens, b)
 	case snapUse:
-		return restoreInto(s.view.uses, b)
+		return restoreInto(&s.view.uses, b)
 	case snapOperator:
-		return restoreInto(s.view.operators, b)
+		o := new(Operator)
+		if err := wire.Unmarshal(b, o); err != nil {
+			return err
+		}
+		s.view.operators.put(o)
+		s.view.bearers.put(&bearer{Hash: o.Hash, Operator: o.ID})
+		return nil
+	case snapRepeat:
+		r := new(Repeat)
+		if err := wire.Unmarshal(b, r); err != nil {
+			return err
+		}
+		s.putRepeat(r)
+		return nil
 	}
 	return fmt.Errorf("unknown kind %d", kind)
 }
 
-func restoreInto[K, V any](t table[K, V], b []byte) error {
+func restoreInto[K, V any](t *table[K, V], b []byte) error {
 	v := new(V)
 	if err := wire.Unmarshal(b, v); err != nil {
 		return err

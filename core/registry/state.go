@@ -9,9 +9,11 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
 	"time"
 
-	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
@@ -39,27 +41,42 @@ type View struct {
 	gateways  table[string, Gateway]
 	tokens    table[seal.TokenID, Token]
 	uses      table[useKey, Use]
-	operators table[[32]byte, command.Operator]
+	operators table[string, Operator]
+	bearers   table[[32]byte, bearer]
+	repeats   table[repeatKey, Repeat]
+	repeated  table[uint64, turn] // repeats in the order in which they were made
+	audit     Mark                // of the audit trail
+	history   Mark                // of the history
+}
+
+// A Mark is how far a chain of records has come.
+type Mark struct {
+	Count uint64   `cbor:"1,keyasint"` // records so far
+	Head  [32]byte `cbor:"2,keyasint"` // the chain's hash after them
 }
 
 // New is the empty registry of a fleet that has not been made.
 func New() *State { return &State{view: emptyView()} }
 
 func emptyView() View {
+	bytesOf := func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) }
 	return View{
-		devices: newTable(func(a, b ident.DeviceID) int { return bytes.Compare(a[:], b[:]) },
+		devices: newTable(snapDevice, func(a, b ident.DeviceID) int { return bytes.Compare(a[:], b[:]) },
 			func(d *Device) ident.DeviceID { return d.ID }, func(k ident.DeviceID) *Device { return &Device{ID: k} }),
-		keys: newTable(func(a, b ident.KeyID) int { return bytes.Compare(a[:], b[:]) },
+		keys: newTable(0, func(a, b ident.KeyID) int { return bytes.Compare(a[:], b[:]) },
 			func(k *keyRef) ident.KeyID { return k.Key }, func(k ident.KeyID) *keyRef { return &keyRef{Key: k} }),
-		sites: newTable(compareStrings,
+		sites: newTable(snapSite, compareStrings,
 			func(s *Site) string { return s.Name }, func(k string) *Site { return &Site{Name: k} }),
-		gateways: newTable(compareStrings, (*Gateway).ID, gatewayAt),
-		tokens: newTable(func(a, b seal.TokenID) int { return bytes.Compare(a[:], b[:]) },
+		gateways: newTable(snapGateway, compareStrings, (*Gateway).ID, gatewayAt),
+		tokens: newTable(snapToken, func(a, b seal.TokenID) int { return bytes.Compare(a[:], b[:]) },
 			func(t *Token) seal.TokenID { return t.ID }, func(k seal.TokenID) *Token { return &Token{ID: k} }),
-		uses: newTable(compareUses, func(u *Use) useKey { return useKey{u.Token, u.Key} },
+		uses: newTable(snapUse, compareUses, func(u *Use) useKey { return useKey{u.Token, u.Key} },
 			func(k useKey) *Use { return &Use{Token: k.Token, Key: k.Key} }),
-		operators: newTable(func(a, b [32]byte) int { return bytes.Compare(a[:], b[:]) },
-			func(o *command.Operator) [32]byte { return o.Hash }, func(k [32]byte) *command.Operator { return &command.Operator{Hash: k} }),
+		operators: newTable(snapOperator, compareStrings, func(o *Operator) string { return o.ID },
+			func(k string) *Operator { return &Operator{ID: k} }),
+		bearers:  newTable(0, bytesOf, func(b *bearer) [32]byte { return b.Hash }, func(k [32]byte) *bearer { return &bearer{Hash: k} }),
+		repeats:  newTable(snapRepeat, compareRepeats, (*Repeat).key, func(k repeatKey) *Repeat { return &Repeat{Operator: k.operator, Key: k.key} }),
+		repeated: newTable(0, cmp.Compare[uint64], func(t *turn) uint64 { return t.turn }, func(k uint64) *turn { return &turn{turn: k} }),
 	}
 }
 
@@ -77,9 +94,12 @@ func (s *State) View() View {
 	v := s.view
 	v.devices, v.keys, v.sites = v.devices.clone(), v.keys.clone(), v.sites.clone()
 	v.gateways, v.tokens, v.operators = v.gateways.clone(), v.tokens.clone(), v.operators.clone()
-	v.uses = v.uses.clone()
+	v.uses, v.bearers, v.repeats, v.repeated = v.uses.clone(), v.bearers.clone(), v.repeats.clone(), v.repeated.clone()
 	return v
 }
+
+// Hash is the hash of the present state, see View.Hash.
+func (s *State) Hash() [32]byte { return s.view.Hash() }
 
 // Index is the log index of the newest entry in the view.
 func (v View) Index() uint64 { return v.index }
@@ -129,8 +149,46 @@ func (v View) Tokens(f func(*Token) bool) { v.tokens.all(f) }
 // UseOf finds the use of a token by a key.
 func (v View) UseOf(t seal.TokenID, k ident.KeyID) (*Use, bool) { return v.uses.get(useKey{t, k}) }
 
-// Operator finds the operator whose bearer token has the hash.
-func (v View) Operator(hash [32]byte) (*command.Operator, bool) { return v.operators.get(hash) }
+// Operator finds the operator whose bearer token has the hash, whatever became of it since.
+func (v View) Operator(hash [32]byte) (*Operator, bool) {
+	b, ok := v.bearers.get(hash)
+	if !ok {
+		return nil, false
+	}
+	return v.operators.get(b.Operator)
+}
+
+// OperatorByID finds an operator.
+func (v View) OperatorByID(id string) (*Operator, bool) { return v.operators.get(id) }
+
+// Operators visits the operators in order of id.
+func (v View) Operators(f func(*Operator) bool) { v.operators.all(f) }
+
+// Audit is how far the audit trail has come: the number of its records and the hash of the newest.
+func (v View) Audit() Mark { return v.audit }
+
+// History is how far the history has come, as chain.Next links its records.
+func (v View) History() Mark { return v.history }
+
+// Hash is a digest of everything in the view. Two nodes that applied the same log have the same.
+func (v View) Hash() [32]byte {
+	h := sha256.New()
+	var b [8]byte
+	for _, n := range []uint64{v.index, uint64(v.time.UnixMilli()), v.audit.Count, v.history.Count} { //nolint:gosec // G115: bits, not a number
+		binary.BigEndian.PutUint64(b[:], n)
+		h.Write(b[:])
+	}
+	h.Write(v.audit.Head[:])
+	h.Write(v.history.Head[:])
+	if v.fleet != nil {
+		d := digestOf(snapFleet, v.fleet)
+		h.Write(d[:])
+	}
+	for _, d := range []digest{v.devices.sum, v.sites.sum, v.gateways.sum, v.tokens.sum, v.uses.sum, v.operators.sum, v.repeats.sum} {
+		h.Write(d[:])
+	}
+	return [32]byte(h.Sum(nil))
+}
 
 // Interval is the heartbeat interval that a device should use: its own, else its site's, else the fleet's.
 func (v View) Interval(d *Device) time.Duration {

@@ -1,11 +1,13 @@
 package registry
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
+	"unique"
 
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/wire"
@@ -51,7 +53,8 @@ func (a *applier) statement(it *command.Statement) StatementResult {
 	if refuse != nil {
 		res.Refuse = refuse
 		if refuse.Code == wire.CodeConflict {
-			a.event(EventStatementConflict, a.subject(d), map[string]string{"epoch": u64(s.Epoch), "seq": u64(s.Seq), "detail": refuse.Detail})
+			detail := map[string]string{"epoch": u64(s.Epoch), "seq": u64(s.Seq), "detail": refuse.Detail}
+			a.event(EventStatementConflict, a.subject(d), detail)
 		}
 		return res
 	}
@@ -110,14 +113,19 @@ func (a *applier) take(n *Device, s *seal.SealedStatement, it *command.Statement
 	first := n.RegisteredMS == 0
 	switch s.Type {
 	case seal.StatementRegister:
-		r, err := s.Register()
-		if err != nil {
-			return wire.Refuse(wire.CodeMalformed, "%v", err)
+		// Most registrations say what the one before said, to the byte.
+		if first || !bytes.Equal(s.Body, n.Facts) {
+			r, err := s.Register()
+			if err != nil {
+				return wire.Refuse(wire.CodeMalformed, "%v", err)
+			}
+			if !first {
+				old := n.Registered()
+				changed = diff(&old, r)
+			}
+			n.Facts = facts(r)
 		}
-		if !first {
-			changed = diff(n, r)
-		}
-		n.Profile, n.AgentVersion, n.OwnTags, n.RegisteredMS = r.Profile, r.AgentVersion, r.Tags, a.ms
+		n.RegisteredMS = a.ms
 	default:
 		return wire.Refuse(wire.CodeUnsupported, "statement type %d", s.Type)
 	}
@@ -132,9 +140,18 @@ func (a *applier) take(n *Device, s *seal.SealedStatement, it *command.Statement
 	return nil
 }
 
+// facts is what a record keeps of a registration: what this build knows of it, encoded.
+func facts(r *seal.Register) []byte {
+	b, err := wire.Marshal(r)
+	if err != nil {
+		panic(fmt.Sprintf("registry: a registration that was decoded does not encode: %v", err))
+	}
+	return b
+}
+
 // diff lists what a registration changes of the facts that a record holds, in order of name, by the names that the API uses.
 // Most change nothing, so nothing is built before a difference is found.
-func diff(d *Device, r *seal.Register) []Change {
+func diff(d, r *seal.Register) []Change {
 	var out []Change
 	is := func(fact, from, to string) {
 		if from != to {
@@ -157,14 +174,14 @@ func diff(d *Device, r *seal.Register) []Change {
 		is("profile.ram_bytes", number(p.RAMBytes), number(q.RAMBytes))
 	}
 	is("profile.soc", text(p.SoC), text(q.SoC))
-	if !maps.Equal(d.OwnTags, r.Tags) {
-		names := maps.Clone(d.OwnTags)
+	if !maps.Equal(d.Tags, r.Tags) {
+		names := maps.Clone(d.Tags)
 		if names == nil {
 			names = make(map[string]string)
 		}
 		maps.Copy(names, r.Tags)
 		for _, k := range slices.Sorted(maps.Keys(names)) {
-			is("tags."+k, d.OwnTags[k], r.Tags[k])
+			is("tags."+k, d.Tags[k], r.Tags[k])
 		}
 	}
 	return out
@@ -180,6 +197,7 @@ func number[T uint32 | uint64](f wire.Fact[T]) string {
 }
 
 func u64(v uint64) string { return strconv.FormatUint(v, 10) }
+func i64(v int64) string  { return strconv.FormatInt(v, 10) }
 
 // A Transition tells what became of one item of a report.
 type Transition struct {
@@ -210,8 +228,10 @@ func (a *applier) transition(gateway string, it *command.PresenceItem) Transitio
 		case clone == stale:
 			return Transition{State: d.State} // news of a session that a later one has replaced
 		case clone != "" && n.State == wire.DeviceActive:
-			n.State, n.Reason = wire.DeviceQuarantined, clone
-			a.event(EventDeviceQuarantined, a.subject(&n), map[string]string{"reason": clone, "gateway": gateway})
+			n.State, n.Reason, n.Revision = wire.DeviceQuarantined, clone, a.index
+			detail := map[string]string{"reason": clone, "gateway": gateway}
+			a.event(EventDeviceQuarantined, a.subject(&n), detail)
+			a.auditCore("device.quarantine", a.subject(&n), detail)
 		}
 	} else if d.Presence.Gateway != gateway || !d.Presence.Online {
 		return Transition{State: d.State} // only the gateway of the newest attach may say so
@@ -229,12 +249,13 @@ func (a *applier) span(old, n *Device, gateway string, it *command.PresenceItem)
 	p := old.Presence
 	at := min(max(it.AtMS, p.SinceMS), a.ms)
 	last := min(it.LastMS, a.ms)
-	n.Presence = Presence{Online: it.Online, SinceMS: at, Gateway: gateway, LastMS: last, IntervalMS: it.IntervalMS}
+	n.Presence = Presence{Online: it.Online, SinceMS: at, Gateway: unique.Make(gateway).Value(), LastMS: last, IntervalMS: it.IntervalMS, ToldMS: a.ms}
 	if n.Presence.IntervalMS == 0 {
 		n.Presence.IntervalMS = p.IntervalMS
 	}
 	if p.Online && it.Online && p.Gateway == gateway && it.AtMS <= p.SinceMS {
 		n.Presence = p // told again: the span goes on
+		n.Presence.ToldMS = a.ms
 		return
 	}
 	if p.SinceMS != 0 {

@@ -62,7 +62,7 @@ func TestStatementsInOrder(t *testing.T) {
 		}
 	}
 	d := l.record(m)
-	if d.Epoch != (Epoch{N: 1, ID: m.epochID, Seq: 3, Chain: m.chain}) || d.AgentVersion != "3" || d.RegisteredMS != l.now.UnixMilli() {
+	if d.Epoch != (Epoch{N: 1, ID: m.epochID, Seq: 3, Chain: m.chain}) || d.Registered().AgentVersion != "3" || d.RegisteredMS != l.now.UnixMilli() {
 		t.Errorf("record %+v", d)
 	}
 	if len(eff.Records) != 3 {
@@ -93,7 +93,7 @@ func TestStatementAgain(t *testing.T) {
 		t.Errorf("a repetition had effects: %+v", eff)
 	}
 	after := *l.record(m)
-	if after.Duplicates != before.Duplicates+3 || after.AgentVersion != "2" || after.Epoch != before.Epoch {
+	if after.Duplicates != before.Duplicates+3 || after.Registered().AgentVersion != "2" || after.Epoch != before.Epoch {
 		t.Errorf("record %+v", after)
 	}
 }
@@ -144,7 +144,7 @@ func TestNewEpoch(t *testing.T) {
 	s2 := m.register(version("3"))
 	l.refusedStatement(m, wire.CodeHold, s2) // an epoch starts with its first statement
 	l.wantCodes(m, [][]byte{s1.Sealed, s2}, wire.CodeNone, wire.CodeNone)
-	if d := l.record(m); d.Epoch.N != 2 || d.Epoch.Seq != 2 || d.AgentVersion != "3" {
+	if d := l.record(m); d.Epoch.N != 2 || d.Epoch.Seq != 2 || d.Registered().AgentVersion != "3" {
 		t.Errorf("record %+v", d)
 	}
 	l.refusedStatement(m, wire.CodeConflict, old)

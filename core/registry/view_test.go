@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
 func TestViewNeverChanges(t *testing.T) {
@@ -32,7 +33,7 @@ func TestViewNeverChanges(t *testing.T) {
 	if d, _ := v.Device(m.id); d != old || len(d.Tags()) != len(tags) || d.Keys[0].NotAfterMS == 1<<50 {
 		t.Errorf("a record changed: %+v", d)
 	}
-	if d := l.record(m); d == old || d.AgentVersion != "99" {
+	if d := l.record(m); d == old || d.Registered().AgentVersion != "99" {
 		t.Errorf("the state did not change: %+v", d)
 	}
 }
@@ -106,38 +107,67 @@ func TestReadersBesideApply(t *testing.T) {
 	wg.Wait()
 }
 
-// The same commands give the same state, however they share log entries.
+// The same log gives the same state, history and hash, whoever applies it and from whichever snapshot.
 func TestDeterminism(t *testing.T) {
 	l, m := busy(t)
 	for i := range byte(40) { // maps and tables large enough to be visited in another order
 		l.enrolled(100 + i)
 		l.ok(&command.SetTags{Device: m.id, Set: map[string]string{"k" + string(rune('a'+i%26)): "v"}, Remove: []string{"r" + string(rune('a'+i%26))}})
 	}
-	var all [][]byte
-	for _, e := range l.entries {
-		all = append(all, e.cmds...)
-	}
-	var want []byte
-	var wantEvents []Event
-	for _, size := range []int{1, 2, 7, len(all)} {
+	want, wantHash := l.snapshot(), l.state.View().Hash()
+	for _, cut := range []int{0, 1, len(l.entries) / 2, len(l.entries) - 1} {
 		s := New()
-		var events []Event
-		for part := range slices.Chunk(all, size) {
-			eff, err := s.Apply(5, start, part)
-			if err != nil {
+		for i, e := range l.entries {
+			if i == cut {
+				s = restore(t, persist(t, s.View()))
+			}
+			if _, err := s.Apply(e.index, e.now, e.cmds); err != nil {
 				t.Fatal(err)
 			}
-			events = append(events, eff.Events...)
 		}
-		got := persist(t, s.View())
-		if want == nil {
-			want, wantEvents = got, events
+		if !bytes.Equal(persist(t, s.View()), want) {
+			t.Errorf("restored at entry %d, it ends in another state", cut)
 		}
-		if !bytes.Equal(got, want) {
-			t.Errorf("entries of %d commands give another state", size)
-		}
-		if len(events) != len(wantEvents) {
-			t.Errorf("entries of %d commands give %d events, not %d", size, len(events), len(wantEvents))
+		if s.View().Hash() != wantHash {
+			t.Errorf("restored at entry %d, it ends in another hash", cut)
 		}
 	}
+}
+
+// The hash shows each difference between two states, in whichever table.
+func TestHashShowsDifferences(t *testing.T) {
+	l, m := busy(t)
+	base := l.snapshot()
+	seen := map[[32]byte]string{l.state.View().Hash(): "nothing"}
+	for name, change := range map[string]func(*State){
+		"device":   func(s *State) { d := *mustDevice(t, s, m.id); d.Duplicates++; s.view.devices.put(&d) },
+		"gone":     func(s *State) { s.view.devices.delete(m.id) },
+		"site":     func(s *State) { s.view.sites.put(&Site{Name: "plant-7", IntervalMS: 1}) },
+		"token":    func(s *State) { s.view.tokens.put(&Token{ID: seal.TokenID{99}}) },
+		"operator": func(s *State) { s.view.operators.put(&Operator{ID: "o9"}) },
+		"gateway":  func(s *State) { s.view.gateways.put(&Gateway{Site: "p", Name: "g"}) },
+		"use":      func(s *State) { s.view.uses.put(&Use{AtMS: 1}) },
+		"repeat":   func(s *State) { s.putRepeat(&Repeat{Operator: "o1"}) },
+		"fleet":    func(s *State) { f := *s.view.fleet; f.ClusterEpoch++; s.view.fleet = &f },
+		"audit":    func(s *State) { s.view.audit.Head[0] ^= 1 },
+		"history":  func(s *State) { s.view.history.Count++ },
+		"time":     func(s *State) { s.view.time = s.view.time.Add(time.Millisecond) },
+	} {
+		s := restore(t, base)
+		change(s)
+		h := s.View().Hash()
+		if other, ok := seen[h]; ok {
+			t.Errorf("a change of %s hashes like a change of %s", name, other)
+		}
+		seen[h] = name
+	}
+}
+
+func mustDevice(t *testing.T, s *State, id ident.DeviceID) *Device {
+	t.Helper()
+	d, ok := s.View().Device(id)
+	if !ok {
+		t.Fatal("no such device")
+	}
+	return d
 }

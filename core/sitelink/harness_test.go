@@ -42,14 +42,34 @@ type core struct {
 	index    uint64
 	proposed int
 	hosts    int
-	err      error // what Propose fails with
+	stale    *registry.View // what View shows until the next Barrier
+	err      error          // what Propose fails with
 }
 
 // View implements Registry.
 func (c *core) View() registry.View {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.stale != nil {
+		return *c.stale
+	}
 	return c.state.View()
+}
+
+// fallBehind makes this node one that has not applied what is committed from now on, until somebody asks for it.
+func (c *core) fallBehind() {
+	v := c.View()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stale = &v
+}
+
+// Barrier implements Registry.
+func (c *core) Barrier(context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stale = nil
+	return nil
 }
 
 // Propose implements Registry.
@@ -78,6 +98,9 @@ func (c *core) Propose(_ context.Context, cmd command.Command) (any, error) {
 
 func (c *core) do(cmd command.Command) any {
 	c.t.Helper()
+	if o, ok := cmd.(command.Operated); ok {
+		o.Actor().Operator = "o1"
+	}
 	res, err := c.Propose(c.t.Context(), cmd)
 	if err != nil {
 		c.t.Fatalf("%T: %v", cmd, err)
@@ -104,7 +127,7 @@ func world(t *testing.T, f func(t *testing.T, c *core)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		made.IntervalMS = 30_000
+		made.IntervalMS, made.Operator = 30_000, command.Operator{ID: "o1", Role: "admin"}
 		c.do(made)
 		if c.keys, err = enroll.OpenKeyring(c.View().Fleet(), "core-1", node); err != nil {
 			t.Fatal(err)

@@ -9,9 +9,9 @@ import (
 	"crypto"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/core/command"
@@ -28,6 +28,8 @@ import (
 type Registry interface {
 	View() registry.View
 	Propose(ctx context.Context, c command.Command) (any, error)
+	// Barrier waits until View shows everything that was committed before the call.
+	Barrier(ctx context.Context) error
 }
 
 // Config of a Server. All fields are required.
@@ -53,8 +55,7 @@ const (
 // Server accepts gateways.
 type Server struct {
 	Config
-	sessions atomic.Uint64 // numbers the uplink sessions of this run
-	keys     keys
+	keys keys
 }
 
 // New makes a server.
@@ -108,7 +109,7 @@ func (s *Server) open(ctx context.Context, p *link.Pending, opened func()) {
 	case wire.ALPNEnroll:
 		s.serveEnroll(ctx, ses)
 	case wire.ALPNUplink:
-		u, err := s.admit(ses)
+		u, err := s.admit(ctx, ses)
 		if err != nil {
 			s.Log.Info("gateway not admitted", "remote", ses.RemoteAddr().String(), "err", err)
 			refuse(ses, err)
@@ -159,15 +160,35 @@ func host(a net.Addr) string {
 	return h
 }
 
+// fresh is the registry with everything that was committed before the call: this node may be behind the one that committed.
+func (s *Server) fresh(ctx context.Context) (registry.View, error) {
+	if err := s.Registry.Barrier(ctx); err != nil {
+		return registry.View{}, err
+	}
+	return s.Registry.View(), nil
+}
+
 // admit reads a gateway's hello and welcomes it.
-func (s *Server) admit(ses *link.Session) (*uplink, error) {
+func (s *Server) admit(ctx context.Context, ses *link.Session) (*uplink, error) {
 	peer, ok := ses.Peer(s.Wall())
 	if !ok || peer.ID.Role != ident.RoleGateway {
 		return nil, wire.Refuse(wire.CodeForbidden, "not a gateway")
 	}
 	gw := peer.ID.Site + "/" + peer.ID.Name
-	rec, ok := s.Registry.View().Gateway(gw)
-	if !ok {
+	v := s.Registry.View()
+	rec, ok := v.Gateway(gw)
+	if ok {
+		_, ok = rec.ActiveKey(peer.Key)
+	}
+	if !ok { // another node may have let it in a moment ago
+		ctx, cancel := context.WithTimeout(ctx, openingTime)
+		defer cancel()
+		var err error
+		if v, err = s.fresh(ctx); err != nil {
+			return nil, wire.Refuse(wire.CodeUnavailable, "the core cannot decide now").After(2 * time.Second)
+		}
+	}
+	if rec, ok = v.Gateway(gw); !ok {
 		return nil, wire.Refuse(wire.CodeUnknownKey, "no gateway %s", gw)
 	}
 	if _, ok := rec.ActiveKey(peer.Key); !ok {
@@ -185,7 +206,7 @@ func (s *Server) admit(ses *link.Session) (*uplink, error) {
 		return nil, err
 	}
 	u := &uplink{
-		Server: s, ses: ses, peer: peer, gw: gw, session: s.sessions.Add(1),
+		Server: s, ses: ses, peer: peer, gw: gw, session: rand.Uint64(),
 		presence: make(chan wire.Presence, presenceWait), inFlight: make(chan struct{}, maxInFlight),
 	}
 	// Subscribed before the welcome, so that no change falls between the list sent first and the changes sent later.

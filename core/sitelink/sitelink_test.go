@@ -82,8 +82,8 @@ func TestSubmit(t *testing.T) {
 		if err != nil || rec.Device != a.id || rec.Seq != 2 || rec.Chain != a.chain || rec.ClusterEpoch != 1 {
 			t.Errorf("receipt %+v, %v", rec, err)
 		}
-		if a.record().AgentVersion != "2" || b.record().AgentVersion != "1" {
-			t.Errorf("records say %q and %q", a.record().AgentVersion, b.record().AgentVersion)
+		if a.record().Registered().AgentVersion != "2" || b.record().Registered().AgentVersion != "1" {
+			t.Errorf("records say %q and %q", a.record().Registered().AgentVersion, b.record().Registered().AgentVersion)
 		}
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +22,15 @@ func (u *uplink) submit(ctx context.Context, m *wire.Submit) error {
 		return u.refuse(wire.Refuse(wire.CodeMalformed, "%d statements, want 1 to %d", len(m.Statements), wire.MaxBatch), wire.TypeSubmit, m.ID)
 	}
 	results := make([]wire.SubmitResult, len(m.Statements))
-	devices := u.verifyAll(m.Statements, results)
+	devices := u.verifyAll(u.Registry.View(), m.Statements, results)
+	if slices.ContainsFunc(results, func(r wire.SubmitResult) bool { return r.Code == wire.CodeUnknownKey }) {
+		v, err := u.fresh(ctx) // another node may have let the device in a moment ago
+		if err != nil {
+			return u.refuse(wire.Refuse(wire.CodeUnavailable, "the core cannot decide now").After(2*time.Second), wire.TypeSubmit, m.ID)
+		}
+		clear(results)
+		devices = u.verifyAll(v, m.Statements, results)
+	}
 	c := &command.Statements{}
 	var at []int // index in results of each item
 	for i, d := range devices {
@@ -76,9 +85,8 @@ func (u *uplink) receipts(committed []registry.StatementResult, at []int, result
 }
 
 // verifyAll verifies statements on all processors. It notes what does not hold in results and returns each statement's device.
-func (u *uplink) verifyAll(sealed [][]byte, results []wire.SubmitResult) []ident.DeviceID {
+func (u *uplink) verifyAll(v registry.View, sealed [][]byte, results []wire.SubmitResult) []ident.DeviceID {
 	devices := make([]ident.DeviceID, len(sealed))
-	v := u.Registry.View()
 	var wg sync.WaitGroup
 	n := min(runtime.GOMAXPROCS(0), len(sealed))
 	for w := range n {

@@ -41,6 +41,7 @@ func (u *uplink) run(ctx context.Context) {
 	g.Go(func() error { return u.read(ctx, g) })
 	g.Go(func() error { return u.report(ctx) })
 	g.Go(func() error { return u.tell(ctx) })
+	g.Go(func() error { return u.witness(ctx) })
 	if err := g.Wait(); err != nil {
 		u.Log.Info("gateway disconnected", "gateway", u.gw, "err", err)
 	}
@@ -165,9 +166,18 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 	limit := u.Wall().Add(ahead)
 	notAhead(p, limit.UnixMilli())
 	var told []*wire.DeviceOnline
+	v := u.Registry.View()
+	caughtUp := false
 	for i := range p.Online {
 		o := &p.Online[i]
-		it, err := u.online(o)
+		it, err := u.online(v, o)
+		if errors.Is(err, errUnknown) && !caughtUp {
+			if v, err = u.fresh(ctx); err != nil {
+				return err
+			}
+			caughtUp = true
+			it, err = u.online(v, o)
+		}
 		if err != nil {
 			u.Log.Warn("presence not taken", "gateway", u.gw, "device", o.Device.String(), "err", err)
 			continue
@@ -187,7 +197,8 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 			return err
 		}
 	}
-	now, v := time.Now(), u.Registry.View()
+	v = u.Registry.View()
+	now := time.Now()
 	for i, o := range told {
 		if current(v, u.gw, &c.Items[i]) {
 			u.Tracker.Online(u.gw, u.session, o, now)
@@ -223,21 +234,28 @@ func current(v registry.View, gw string, it *command.PresenceItem) bool {
 	return a.Start == it.Attach.Start && a.Run == it.Attach.Run && a.Session == it.Attach.Session
 }
 
-var errAttach = errors.New("the attach does not prove it")
+var (
+	errAttach = errors.New("the attach does not prove it")
+	// errUnknown is for what this node does not know, and may only not know yet.
+	errUnknown = errors.New("the device or its key is not known")
+)
 
 // online holds a report that a device is online against the device's own signature.
-func (u *uplink) online(o *wire.DeviceOnline) (command.PresenceItem, error) {
+func (u *uplink) online(v registry.View, o *wire.DeviceOnline) (command.PresenceItem, error) {
 	a, err := seal.ParseAttach(o.Attach)
 	if err != nil {
 		return command.PresenceItem{}, err
 	}
-	d, ok := u.Registry.View().Device(o.Device)
-	if !ok || a.Device != o.Device || a.Gateway != u.peer.ID.String() {
+	d, ok := v.Device(o.Device)
+	if !ok {
+		return command.PresenceItem{}, errUnknown
+	}
+	if a.Device != o.Device || a.Gateway != u.peer.ID.String() {
 		return command.PresenceItem{}, errAttach
 	}
 	k, ok := d.ActiveKey(a.Key)
 	if !ok {
-		return command.PresenceItem{}, errAttach
+		return command.PresenceItem{}, errUnknown
 	}
 	pub, err := u.keys.get(&k)
 	if err != nil {

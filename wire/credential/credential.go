@@ -98,6 +98,9 @@ func (c *Credential) open() (err error) {
 	return c.present()
 }
 
+// Chain is the certificate chain in use, as DER: the leaf and its issuing CA.
+func (c *Credential) Chain() [][]byte { return c.cert.Load().Certificate }
+
 // present puts the newest stored chain into use.
 func (c *Credential) present() error {
 	chain := c.now.Chain

@@ -24,11 +24,18 @@ type Enrollment struct {
 	Dir    string
 	Token  *seal.Token
 	Kind   seal.Kind
-	Server ident.Role // whom it is asked of: a gateway by devices, the core by gateways
-	Name   string     // gateways
+	Server ident.Role // whom it is asked of: a gateway by devices, the core by everybody else
+	Name   string     // gateways, core nodes
 	Listen string     // gateways
+	Node   *Node      // core nodes
 	Wall   func() time.Time
 	Log    *slog.Logger
+}
+
+// A Node is what a core node says of itself when it joins.
+type Node struct {
+	API, Uplink, Cluster string // host:port
+	Holder               []byte // the public key that the fleet key is to be wrapped to
 }
 
 // answerTime bounds the wait for an answer: the one who answers may have to ask the core.
@@ -152,7 +159,11 @@ func (e *Enrollment) ask(ctx context.Context, tr *link.Transport, addr net.Addr,
 	if err != nil {
 		return nil, nil, err
 	}
-	err = s.Send(wire.TypeEnroll, wire.Enroll{Capability: wire.Capability, CSR: csr, Proof: proof, Name: e.Name, Listen: e.Listen})
+	m := wire.Enroll{Capability: wire.Capability, CSR: csr, Proof: proof, Name: e.Name, Listen: e.Listen}
+	if e.Node != nil {
+		m.API, m.Uplink, m.Cluster, m.Holder = e.Node.API, e.Node.Uplink, e.Node.Cluster, e.Node.Holder
+	}
+	err = s.Send(wire.TypeEnroll, m)
 	if err != nil {
 		return nil, nil, err
 	}

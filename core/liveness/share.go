@@ -1,0 +1,123 @@
+package liveness
+
+import (
+	"time"
+
+	"github.com/holdfast-edge/holdfast/wire/ident"
+)
+
+// A GatewayState is what one core node tells the others of a gateway that is connected to it. It goes between nodes of one
+// core, as CBOR. Times that are compared with this node's own clock travel as ages, because nodes' clocks differ.
+type GatewayState struct {
+	Name     string        `cbor:"1,keyasint"` // site/name
+	Session  uint64        `cbor:"2,keyasint"`
+	OpenedMS uint64        `cbor:"3,keyasint"` // ago
+	HeardMS  uint64        `cbor:"4,keyasint"` // ago
+	Devices  []DeviceState `cbor:"5,keyasint,omitempty"`
+}
+
+// A DeviceState is what the gateway last said of a device.
+type DeviceState struct {
+	Device     ident.DeviceID `cbor:"1,keyasint"`
+	Online     bool           `cbor:"2,keyasint,omitempty"`
+	LastMS     int64          `cbor:"3,keyasint"` // last heartbeat, Unix ms
+	AttachedMS uint64         `cbor:"4,keyasint"` // ago
+	IntervalMS uint32         `cbor:"5,keyasint,omitempty"`
+}
+
+// maxShared is how many devices one GatewayState carries. A gateway with more makes several.
+const maxShared = 2048
+
+// Export is what the other nodes have not been told of the gateways that are connected here. A gateway of which anything
+// changed is told whole, and each changes within a report period: what got lost on the way mends itself.
+func (t *Tracker) Export(now time.Time) []GatewayState {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	of := make(map[string][]DeviceState)
+	for name, g := range t.gateways {
+		if g.node == "" && g.news {
+			of[name] = nil
+			g.news = false
+		}
+	}
+	if len(of) == 0 {
+		return nil
+	}
+	for id, d := range t.devices {
+		if list, ok := of[d.gateway]; ok {
+			of[d.gateway] = append(list, DeviceState{
+				Device: id, Online: d.online, LastMS: d.last.UnixMilli(), AttachedMS: ago(now, d.attached), IntervalMS: uint32(d.interval.Milliseconds()), //nolint:gosec // G115: at most an hour
+			})
+		}
+	}
+	var out []GatewayState
+	for name, devices := range of {
+		g := t.gateways[name]
+		for {
+			n := min(len(devices), maxShared)
+			out = append(out, GatewayState{
+				Name: name, Session: g.session, OpenedMS: ago(now, g.opened), HeardMS: ago(now, g.heard), Devices: devices[:n],
+			})
+			if devices = devices[n:]; len(devices) == 0 {
+				break
+			}
+		}
+	}
+	return out
+}
+
+func ago(now, at time.Time) uint64 { return uint64(max(0, now.Sub(at).Milliseconds())) } //nolint:gosec // G115: not negative
+
+// since is the time so many milliseconds ago, as far as a clock can go back.
+func since(now time.Time, ms uint64) time.Time {
+	return now.Add(-time.Duration(min(ms, uint64(maxAge/time.Millisecond))) * time.Millisecond) //nolint:gosec // G115: bounded
+}
+
+// maxAge bounds the ages that a node believes: all that is older is equally over.
+const maxAge = 365 * 24 * time.Hour
+
+// Import takes what another core node tells of a gateway that is connected to it. Of two nodes that tell of one gateway, the
+// one with the newer session is right, unless that has fallen silent. limit bounds how far ahead of this node's clock a
+// heartbeat may be.
+func (t *Tracker) Import(node string, s *GatewayState, now, limit time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	opened, heard := since(now, s.OpenedMS), since(now, s.HeardMS)
+	g, ok := t.gateways[s.Name]
+	switch {
+	case ok && g.session == s.Session:
+		if g.node == "" {
+			return // it is connected here: nobody knows better
+		}
+	case ok && t.fresh(g, now) && !opened.After(g.opened):
+		return
+	default:
+		g = &gateway{session: s.Session, node: node, heard: heard, opened: opened}
+		t.open(s.Name, g, now)
+	}
+	if heard.After(g.heard) {
+		if !t.fresh(g, now) {
+			t.revive(s.Name, now)
+		}
+		g.heard = heard
+	}
+	for i := range s.Devices {
+		t.importDevice(s.Name, &s.Devices[i], now, limit)
+	}
+}
+
+func (t *Tracker) importDevice(gw string, s *DeviceState, now, limit time.Time) {
+	attached := since(now, s.AttachedMS)
+	d, known := t.devices[s.Device]
+	if !known {
+		d = t.device(s.Device)
+	}
+	if known && d.gateway != gw && !attached.After(d.attached) {
+		return // it attached elsewhere since
+	}
+	d.gateway, d.online, d.attached = gw, s.Online, attached
+	d.interval = time.Duration(s.IntervalMS) * time.Millisecond
+	if at := time.UnixMilli(s.LastMS); !at.After(limit) {
+		d.beat(at)
+	}
+}
