@@ -96,6 +96,8 @@ const (
 	uplinkFile   = "uplink.keys"
 	raftDir      = "raft"
 	historyDir   = "history"
+	joiningFile  = "joining" // the cluster has not taken this node in yet
+	enrollDir    = "enroll"  // of a join that is under way
 )
 
 // LoadSettings reads core.yaml of a data directory. The error names the file, and the key where there is one.

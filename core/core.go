@@ -10,23 +10,26 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-edge/holdfast/core/api"
-	"github.com/holdfast-edge/holdfast/core/api/v1"
 	"github.com/holdfast-edge/holdfast/core/enroll"
 	"github.com/holdfast-edge/holdfast/core/events"
 	"github.com/holdfast-edge/holdfast/core/history"
 	"github.com/holdfast-edge/holdfast/core/leader"
 	"github.com/holdfast-edge/holdfast/core/liveness"
 	"github.com/holdfast-edge/holdfast/core/sitelink"
+	"github.com/holdfast-edge/holdfast/core/tally"
 	"github.com/holdfast-edge/holdfast/internal/durable"
 	"github.com/holdfast-edge/holdfast/raftstore"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/link"
+	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
 // Tuning is passed on to raftstore.
@@ -41,16 +44,19 @@ const drainTime = 8 * time.Second
 // A node is an open data directory: the replicated registry runs, nobody is served yet.
 type node struct {
 	Config
-	lock  *durable.Lock
-	own   *credential
-	trust *ident.Trust
-	hub   *events.Hub
-	store *store
+	lock    *durable.Lock
+	own     *nodeCert
+	trust   *ident.Trust
+	hub     *events.Hub
+	tracker *liveness.Tracker
+	peers   *peers
+	store   *store
 }
 
-// open takes the data directory and starts the replicated registry. before runs once the store's configuration is complete.
-func open(c Config, before func(raftstore.Config) error) (_ *node, err error) {
-	n := &node{Config: c, own: &credential{dir: c.DataDir, name: "node"}, hub: new(events.Hub)}
+// open takes the data directory and starts the replicated registry. before runs once the store's configuration is complete,
+// with a state machine that is not used for anything else.
+func open(c Config, before func(raftstore.Config, raftstore.StateMachine) error) (_ *node, err error) {
+	n := &node{Config: c, own: &nodeCert{dir: c.DataDir, name: "node"}, hub: new(events.Hub), tracker: liveness.New(c.ReportPeriod)}
 	if n.lock, err = durable.LockDir(c.DataDir); err != nil {
 		return nil, err
 	}
@@ -69,9 +75,12 @@ func open(c Config, before func(raftstore.Config) error) (_ *node, err error) {
 	if err != nil {
 		return nil, err
 	}
+	n.peers = &peers{name: c.Name, history: h, tracker: n.tracker, wall: c.Wall, log: c.Log}
 	rc, err := n.raftConfig()
 	if err == nil && before != nil {
-		err = before(rc)
+		if err = before(rc, newReplica(h, new(events.Hub))); err != nil {
+			err = errors.Join(err, rc.Listener.Close())
+		}
 	}
 	if err != nil {
 		return nil, errors.Join(err, h.Close())
@@ -82,6 +91,7 @@ func open(c Config, before func(raftstore.Config) error) (_ *node, err error) {
 		return nil, errors.Join(err, h.Close())
 	}
 	n.store = &store{replica: rep, raft: rs}
+	n.peers.raft.Store(rs)
 	return n, nil
 }
 
@@ -102,6 +112,32 @@ func (n *node) endpoint() ident.Endpoint {
 	return ident.Endpoint{Trust: func() *ident.Trust { return n.trust }, Certificate: n.own.get, Wall: n.Wall}
 }
 
+// joining tells whether this node waits for the cluster to take it in for the first time.
+func (n *node) joining() bool {
+	_, err := os.Stat(filepath.Join(n.DataDir, joiningFile))
+	return err == nil
+}
+
+// joined notes that the cluster has taken this node in.
+func (n *node) joined() error {
+	if !n.joining() {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(n.DataDir, joiningFile)); err != nil {
+		return fmt.Errorf("note that the node has joined: %w", err)
+	}
+	return nil
+}
+
+// peerID is the node that a verified certificate of the cluster port is for.
+func (n *node) peerID(cs tls.ConnectionState) (string, error) {
+	p, err := n.trust.Verify(cs.PeerCertificates, n.Wall(), ident.RoleCore)
+	if err != nil {
+		return "", err
+	}
+	return p.ID.Name, nil
+}
+
 func (n *node) raftConfig() (raftstore.Config, error) {
 	ln, err := n.Net.Listen(n.Cluster)
 	if err != nil {
@@ -119,7 +155,7 @@ func (n *node) raftConfig() (raftstore.Config, error) {
 				return nil
 			})
 		},
-		Wall: n.Wall, Logger: n.Log, Tuning: n.Tuning,
+		PeerID: n.peerID, Handler: n.peers.handle, Join: n.joining(), Wall: n.Wall, Logger: n.Log, Tuning: n.Tuning,
 	}, nil
 }
 
@@ -133,8 +169,8 @@ func (n *node) close() error {
 type Core struct {
 	*node
 	keys    *enroll.Keyring
-	apiCert *credential
-	tracker *liveness.Tracker
+	apiCert *nodeCert
+	tally   *tally.Book
 	enroll  *enroll.Service
 	sites   *sitelink.Server
 	api     http.Handler
@@ -153,7 +189,7 @@ func New(ctx context.Context, c Config) (_ *Core, err error) {
 	if err != nil {
 		return nil, err
 	}
-	core := &Core{node: n, apiCert: &credential{dir: c.DataDir, name: "api"}, tracker: liveness.New(c.ReportPeriod)}
+	core := &Core{node: n, apiCert: &nodeCert{dir: c.DataDir, name: "api"}, tally: tally.New(c.Wall, c.Log)}
 	defer func() { //nolint:contextcheck // the context may have ended; closing has its own bound
 		if err != nil {
 			err = errors.Join(err, core.closePorts(), n.close())
@@ -163,35 +199,53 @@ func New(ctx context.Context, c Config) (_ *Core, err error) {
 		return nil, err
 	}
 	core.enroll = enroll.NewService(n.store, core.keys, c.Wall, c.Log)
+	core.enroll.Note = core.tally.Note
 	core.sites = sitelink.New(sitelink.Config{
 		Registry: n.store, Enroll: core.enroll, Authority: core.keys.Authority(), Tracker: core.tracker, Events: n.hub, Wall: c.Wall, Log: c.Log,
 	})
 	core.api = api.New(api.Config{
-		Registry: n.store, History: n.store.history, Tracker: core.tracker, Events: n.hub, Pin: n.trust.Pin(), Cluster: core.cluster,
+		Registry: n.store, History: n.store.history, Tracker: core.tracker, Events: n.hub, Pin: n.trust.Pin(), Cluster: cluster{core},
+		Tally: core.tally, Derive: core.keys.Derive, Metrics: []prometheus.Collector{metrics{core}},
+		Sign:  func(h *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(h, core.keys.Authority()) },
 		Ready: core.ready, Version: c.Version, Wall: c.Wall, Log: c.Log,
 	})
 	return core, core.openPorts()
 }
 
-// fleetWait bounds how long a node waits at its start to learn of its own fleet.
-const fleetWait = 30 * time.Second
+// waitingNote is how often a node says what it waits for at its start.
+const waitingNote = 10 * time.Second
 
-// openKeys waits until the fleet is known, opens its keys with this node's own, and renews this node's certificates if due.
-func (c *Core) openKeys(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, fleetWait)
-	defer cancel()
-	for c.store.View().Fleet() == nil {
-		l, changed := c.store.raft.Leadership()
-		if l.Leader && c.store.View().Fleet() == nil {
+// fleetKnown waits until the registry has this node's fleet: until the log is applied so far, which takes a majority of the
+// core, or until the core has taken this node in.
+func (c *Core) fleetKnown(ctx context.Context) error {
+	t := time.NewTicker(waitingNote)
+	defer t.Stop()
+	looked := time.NewTicker(50 * time.Millisecond)
+	defer looked.Stop()
+	for {
+		if f := c.store.View().Fleet(); f != nil {
+			if _, ok := f.Wrap(c.Name); ok {
+				return c.joined()
+			}
+		} else if l, _ := c.store.raft.Leadership(); l.Leader && c.store.View().Fleet() == nil {
 			return fmt.Errorf("%s: the registry is empty: the init of this directory did not end: empty it and run holdfast-core init again", c.DataDir)
 		}
 		select {
-		case <-changed:
+		case <-looked.C:
+		case <-t.C:
+			c.Log.Warn("waiting for the other core nodes", "node", c.Name, "cluster", c.Cluster, "joining", c.joining())
 		case <-c.store.raft.Done():
 			return c.store.raft.Err()
 		case <-ctx.Done():
 			return fmt.Errorf("wait for the registry: %w", ctx.Err())
 		}
+	}
+}
+
+// openKeys opens the fleet's keys with this node's own, and renews this node's certificates if due.
+func (c *Core) openKeys(ctx context.Context) error {
+	if err := c.fleetKnown(ctx); err != nil {
+		return err
 	}
 	b, err := durable.ReadFile(filepath.Join(c.DataDir, holderFile), maxKeyFile)
 	if err != nil {
@@ -274,6 +328,11 @@ func (c *Core) Run(ctx context.Context) error {
 		return leader.Run(gctx, leader.Config{Lead: c.store.raft.Leadership, Registry: c.store, Tracker: c.tracker, Log: c.Log})
 	})
 	g.Go(func() error { return c.renewLoop(gctx) })
+	g.Go(func() error { return c.follow(gctx) })
+	g.Go(func() error { return c.announce(gctx) })
+	g.Go(func() error { return c.peers.share(gctx) })
+	g.Go(func() error { return c.peers.catchUp(gctx) })
+	g.Go(func() error { c.tally.Run(gctx, c.store.Propose, c.Name); return nil })
 	g.Go(func() error {
 		select {
 		case <-c.store.raft.Done():
@@ -326,14 +385,17 @@ func (c *Core) serveAPI(ctx context.Context) error {
 	return fmt.Errorf("serve the API: %w", err)
 }
 
-// cluster is the state of the core as this node knows it.
-func (c *Core) cluster() v1.Cluster {
-	st := c.store.raft.Status()
-	out := v1.Cluster{Fleet: c.Fleet, Leader: st.LeaderID, Index: st.AppliedIndex, Version: c.Version, Nodes: []v1.Node{}}
-	for _, n := range st.Nodes {
-		out.Nodes = append(out.Nodes, v1.Node{Name: n.ID, Address: n.Address, Voter: n.Voter, Leader: n.Leader, Self: n.ID == c.Name})
+// Alive tells whether the node does its work: its store goes on, and the API's port answers. It is what the service manager
+// watches. A node without a majority is alive: it waits for the others.
+func (c *Core) Alive(ctx context.Context) error {
+	if err := c.store.raft.Err(); err != nil {
+		return err
 	}
-	return out
+	conn, err := c.Net.Dial(ctx, c.apiLn.Addr().String())
+	if err != nil {
+		return fmt.Errorf("the API's port: %w", err)
+	}
+	return conn.Close()
 }
 
 var errNotReady = errors.New("no leader is known")

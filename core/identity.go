@@ -18,17 +18,17 @@ import (
 
 const maxKeyFile = 64 << 10
 
-// A credential is a key and its certificate chain in two files, name.key and name.crt. The certificate can be replaced while
+// A nodeCert is a key and its certificate chain in two files, name.key and name.crt. The certificate can be replaced while
 // listeners use it.
-type credential struct {
+type nodeCert struct {
 	dir, name string
 	cert      atomic.Pointer[tls.Certificate]
 }
 
-func (c *credential) get() *tls.Certificate { return c.cert.Load() }
+func (c *nodeCert) get() *tls.Certificate { return c.cert.Load() }
 
 // load reads the files.
-func (c *credential) load() error {
+func (c *nodeCert) load() error {
 	key, err := durable.ReadFile(filepath.Join(c.dir, c.name+".key"), maxKeyFile)
 	if err != nil {
 		return fmt.Errorf("read the %s key: %w", c.name, err)
@@ -46,7 +46,7 @@ func (c *credential) load() error {
 }
 
 // issue makes a new key and certificate and stores both.
-func (c *credential) issue(k *enroll.Keyring, l ident.Leaf) error {
+func (c *nodeCert) issue(k *enroll.Keyring, l ident.Leaf) error {
 	key, err := ident.NewKey()
 	if err != nil {
 		return err
@@ -80,7 +80,7 @@ func encodeChain(chain [][]byte) []byte {
 }
 
 // due tells whether the certificate should be replaced at now: past two thirds of its life, or without one of the names.
-func (c *credential) due(now time.Time, dns []string, ips []net.IP) bool {
+func (c *nodeCert) due(now time.Time, dns []string, ips []net.IP) bool {
 	cert := c.get()
 	if cert == nil || cert.Leaf == nil {
 		return true

@@ -49,7 +49,7 @@ func Init(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	cmd, err := enroll.NewFleet(c.Fleet, map[string]*enroll.HolderKey{c.Name: node, enroll.RecoveryHolder: recovery}, c.Wall())
+	cmd, err := enroll.NewFleet(c.Fleet, map[string]*enroll.HolderKey{c.Name: node, registry.RecoveryHolder: recovery}, c.Wall())
 	if err != nil {
 		return err
 	}
@@ -100,7 +100,7 @@ func (c *Config) writeIdentity(cmd *command.Init, node *enroll.HolderKey) error 
 	if err != nil {
 		return err
 	}
-	own := &credential{dir: c.DataDir, name: "node"}
+	own := &nodeCert{dir: c.DataDir, name: "node"}
 	if err := own.issue(ring, ident.Leaf{ID: ident.Core(c.Fleet, c.Name), Now: c.Wall()}); err != nil {
 		return err
 	}
@@ -109,30 +109,23 @@ func (c *Config) writeIdentity(cmd *command.Init, node *enroll.HolderKey) error 
 }
 
 func fleetOf(cmd *command.Init) *registry.Fleet {
-	return &registry.Fleet{Name: cmd.Fleet, Root: cmd.Root, CAs: cmd.CAs, Authority: cmd.Authority, Wraps: cmd.Wraps}
+	return &registry.Fleet{Name: cmd.Fleet, Root: cmd.Root, CAs: cmd.CAs, Authority: cmd.Authority, Wraps: cmd.Wraps, Generation: 1}
 }
 
 // commitInit founds the cluster and commits the one command.
 func (c *Config) commitInit(ctx context.Context, cmd *command.Init) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, initTime)
 	defer cancel()
-	n, err := open(*c, raftstore.Bootstrap)
+	n, err := open(*c, func(rc raftstore.Config, _ raftstore.StateMachine) error { return raftstore.Bootstrap(rc) })
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.close()) }() //nolint:contextcheck // the context may have ended; closing has its own bound
-	for {
-		_, err = n.store.Propose(ctx, cmd)
-		if !errors.Is(err, raftstore.ErrNotLeader) {
-			return err
-		}
-		_, changed := n.store.raft.Leadership()
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return fmt.Errorf("the node did not become leader of its own cluster: %w", ctx.Err())
-		}
+	if err := n.lead(ctx); err != nil {
+		return err
 	}
+	_, err = n.store.Propose(ctx, cmd)
+	return err
 }
 
 func (c *Config) writeForOperator(admin string, recovery *enroll.HolderKey) error {

@@ -23,7 +23,10 @@ type replica struct {
 	state *registry.State // owned by the store's apply goroutine
 }
 
-var _ raftstore.StateMachine = (*replica)(nil)
+var (
+	_ raftstore.StateMachine = (*replica)(nil)
+	_ raftstore.Hasher       = (*replica)(nil)
+)
 
 func newReplica(h *history.Store, hub *events.Hub) *replica {
 	r := &replica{history: h, hub: hub, state: registry.New()}
@@ -51,10 +54,14 @@ func (r *replica) Apply(m raftstore.Meta, commands [][]byte) ([]any, error) {
 	if err := r.history.Append(recs); err != nil {
 		return nil, fmt.Errorf("append to the history: %w", err)
 	}
+	r.history.Applied(m.Index)
 	r.publish()
 	r.hub.Publish(eff.Events)
 	return eff.Results, nil
 }
+
+// StateHash implements raftstore.Hasher.
+func (r *replica) StateHash() [32]byte { return r.state.Hash() }
 
 // Snapshot implements raftstore.StateMachine. What the log may drop afterwards must be in the history for good first.
 func (r *replica) Snapshot() (raftstore.Snapshot, error) {
@@ -64,7 +71,8 @@ func (r *replica) Snapshot() (raftstore.Snapshot, error) {
 	return snapshot{r.state.View()}, nil
 }
 
-// Restore implements raftstore.StateMachine.
+// Restore implements raftstore.StateMachine. The history that the snapshot sums up may be missing here: the gap that then
+// opens is filled from the other nodes, see peers.catchUp.
 func (r *replica) Restore(rd io.Reader) error {
 	s, err := registry.Restore(rd)
 	if err != nil {
@@ -72,6 +80,11 @@ func (r *replica) Restore(rd io.Reader) error {
 	}
 	if _, err := io.Copy(io.Discard, rd); err != nil { // the end is where the store says that all of it verified
 		return err
+	}
+	v := s.View()
+	m := v.History()
+	if err := r.history.Skip(v.Index(), history.Mark{Count: m.Count, Head: m.Head}); err != nil {
+		return fmt.Errorf("note what the history lacks: %w", err)
 	}
 	r.state = s
 	r.publish()

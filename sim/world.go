@@ -16,6 +16,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/agent"
@@ -26,7 +28,7 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-// Fixed addresses of the one core node.
+// Fixed addresses of the first core node.
 const (
 	coreHost    = "10.0.0.1"
 	apiAddr     = coreHost + ":443"
@@ -41,8 +43,7 @@ type World struct {
 	Log          *slog.Logger
 	ReportPeriod time.Duration
 
-	core  *Process
-	node  *core.Core
+	cores []*CoreNode
 	token string // the administrator's
 	hosts int
 }
@@ -56,19 +57,32 @@ func New(dir string, n *netsim.Net) *World {
 type Process struct {
 	cancel  context.CancelFunc
 	done    chan struct{}
-	err     error
+	err     error // set before done is closed
 	sockets []*netsim.PacketConn
+	host    netip.Addr  // of a core node: what a kill takes off the network
+	net     *netsim.Net // with host
 }
 
 func start(ctx context.Context, sockets []*netsim.PacketConn, run func(context.Context) error) *Process {
-	ctx, cancel := context.WithCancel(ctx)
-	p := &Process{cancel: cancel, done: make(chan struct{}), sockets: sockets}
+	p := &Process{sockets: sockets}
+	p.begin(ctx, run)
+	return p
+}
+
+func (p *Process) begin(ctx context.Context, run func(context.Context) error) {
+	ctx, p.cancel = context.WithCancel(ctx)
+	p.done = make(chan struct{})
 	go func() {
 		defer close(p.done)
 		p.err = run(ctx)
 	}()
-	return p
 }
+
+// Done is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// Err is what the process ended with. It may be called once Done is closed.
+func (p *Process) Err() error { return p.err }
 
 // Stop ends the process as SIGTERM does, and returns its error.
 func (p *Process) Stop() error {
@@ -79,8 +93,12 @@ func (p *Process) Stop() error {
 
 // Kill ends the process without a word to anybody: its sockets are off the network before it notices.
 func (p *Process) Kill() {
-	for _, s := range p.sockets {
-		s.Unplug()
+	if p.net != nil {
+		p.net.Unplug(p.host)
+	} else {
+		for _, s := range p.sockets {
+			s.Unplug()
+		}
 	}
 	p.cancel()
 	<-p.done
@@ -90,17 +108,6 @@ func (p *Process) Kill() {
 func (w *World) host() netip.Addr {
 	w.hosts++
 	return netip.AddrFrom4([4]byte{10, 1, byte(w.hosts >> 8), byte(w.hosts)}) //nolint:gosec // G115: the low byte is meant
-}
-
-func (w *World) coreConfig(sockets *[]*netsim.PacketConn) core.Config {
-	return core.Config{
-		Settings: core.Settings{Fleet: "sim", Name: "core-1", API: apiAddr, Uplink: uplinkAddr, Cluster: clusterAddr, ReportPeriod: w.ReportPeriod},
-		DataDir:  filepath.Join(w.Dir, "core-1"), Log: w.Log,
-		Net: core.Network{
-			ListenPacket: func(addr string) (net.PacketConn, error) { return w.socket(addr, sockets) },
-			Listen:       w.Net.Listen, Dial: w.Net.Dial,
-		},
-	}
 }
 
 func (w *World) socket(addr string, sockets *[]*netsim.PacketConn) (*netsim.PacketConn, error) {
@@ -117,25 +124,155 @@ func (w *World) socket(addr string, sockets *[]*netsim.PacketConn) (*netsim.Pack
 
 // Init makes the fleet.
 func (w *World) Init(ctx context.Context) error {
+	c := w.Core(1)
 	var sockets []*netsim.PacketConn
-	if err := core.Init(ctx, w.coreConfig(&sockets)); err != nil {
+	if err := core.Init(ctx, c.config(&sockets)); err != nil {
 		return err
 	}
-	b, err := os.ReadFile(filepath.Join(w.Dir, "core-1", "admin.token"))
+	b, err := os.ReadFile(filepath.Join(c.Dir(), "admin.token"))
 	w.token = strings.TrimSpace(string(b))
 	return err
 }
 
-// StartCore runs the core node.
+// StartCore runs the first core node and waits until it serves.
 func (w *World) StartCore(ctx context.Context) (*Process, error) {
-	var sockets []*netsim.PacketConn
-	n, err := core.New(ctx, w.coreConfig(&sockets))
-	if err != nil {
-		return nil, err
+	c := w.Core(1)
+	p := c.Start(ctx)
+	return p, c.Serving(ctx)
+}
+
+// A CoreNode is a core node's place in the world.
+type CoreNode struct {
+	w    *World
+	N    int // from 1
+	Name string
+	Host netip.Addr
+	Wall func() time.Time // nil: the world's time
+
+	proc  *Process
+	ready chan struct{}             // closed when node is set, or the process has ended
+	node  atomic.Pointer[core.Core] // nil while the node does not serve
+}
+
+// Core is the place of the nth core node, from 1.
+func (w *World) Core(n int) *CoreNode {
+	for len(w.cores) < n {
+		i := len(w.cores) + 1
+		w.cores = append(w.cores, &CoreNode{
+			w: w, N: i, Name: fmt.Sprintf("core-%d", i), Host: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), //nolint:gosec // G115: a handful
+		})
 	}
-	w.node = n
-	w.core = start(ctx, sockets, n.Run)
-	return w.core, nil
+	return w.cores[n-1]
+}
+
+// Dir is the node's data directory.
+func (c *CoreNode) Dir() string { return filepath.Join(c.w.Dir, c.Name) }
+
+// Uplink is where gateways reach the node.
+func (c *CoreNode) Uplink() string { return netip.AddrPortFrom(c.Host, 7444).String() }
+
+func (c *CoreNode) config(sockets *[]*netsim.PacketConn) core.Config {
+	at := func(port uint16) string { return netip.AddrPortFrom(c.Host, port).String() }
+	return core.Config{
+		Settings: core.Settings{Fleet: "sim", Name: c.Name, API: at(443), Uplink: at(7444), Cluster: at(7445), ReportPeriod: c.w.ReportPeriod},
+		DataDir:  c.Dir(), Log: c.w.Log.With("node", c.Name), Wall: c.Wall,
+		Net: core.Network{
+			ListenPacket: func(addr string) (net.PacketConn, error) {
+				if addr == ":0" {
+					addr = at(0)
+				}
+				return c.w.socket(addr, sockets)
+			},
+			Listen: c.w.Net.Listen,
+			Dial:   func(ctx context.Context, addr string) (net.Conn, error) { return c.w.Net.DialFrom(ctx, c.Host, addr) },
+		},
+	}
+}
+
+// Join gets the node its identity with a token made through a node that serves. It is not started.
+func (c *CoreNode) Join(ctx context.Context, through *CoreNode) error {
+	var t struct {
+		Token string `json:"token"`
+	}
+	if err := through.Call(ctx, &t, http.MethodPost, "/v1/tokens", map[string]any{"kind": "core"}); err != nil {
+		return err
+	}
+	token, err := seal.ParseToken(t.Token)
+	if err != nil {
+		return err
+	}
+	var sockets []*netsim.PacketConn
+	return core.Join(ctx, c.config(&sockets), []string{through.Uplink()}, token)
+}
+
+// Start runs the node. It serves once Serving returns.
+func (c *CoreNode) Start(ctx context.Context) *Process {
+	c.w.Net.Plug(c.Host)
+	c.node.Store(nil)
+	c.ready = make(chan struct{})
+	ready := sync.OnceFunc(func() { close(c.ready) })
+	p := &Process{host: c.Host, net: c.w.Net}
+	c.proc = p
+	p.begin(ctx, func(ctx context.Context) error {
+		defer ready()
+		n, err := core.New(ctx, c.config(&p.sockets))
+		if err != nil {
+			return err
+		}
+		defer c.node.Store(nil)
+		c.node.Store(n)
+		ready()
+		return n.Run(ctx)
+	})
+	return p
+}
+
+// Serving waits until the node serves, or returns why it does not.
+func (c *CoreNode) Serving(ctx context.Context) error {
+	select {
+	case <-c.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if c.node.Load() == nil {
+		<-c.proc.done
+		return c.proc.err
+	}
+	return nil
+}
+
+// Running tells whether the node has been started and has not ended.
+func (c *CoreNode) Running() bool {
+	if c.proc == nil {
+		return false
+	}
+	select {
+	case <-c.proc.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// Process is the node's newest process; nil before Start.
+func (c *CoreNode) Process() *Process { return c.proc }
+
+// StartCores makes the core one of n nodes, all of them serving.
+func (w *World) StartCores(ctx context.Context, n int) error {
+	if _, err := w.StartCore(ctx); err != nil {
+		return err
+	}
+	for i := 2; i <= n; i++ {
+		c := w.Core(i)
+		if err := c.Join(ctx, w.Core(1)); err != nil {
+			return err
+		}
+		c.Start(ctx)
+		if err := c.Serving(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A Gateway is a gateway's place in the world.
@@ -248,8 +385,8 @@ func (w *World) Token(ctx context.Context, kind, site string, uses int) (*seal.T
 	var t struct {
 		Token string `json:"token"`
 	}
-	err := w.Call(ctx, &t, http.MethodPost, "/v1/tokens", map[string]any{"kind": kind, "site": site, "uses": uses})
-	if err != nil {
+	in := map[string]any{"kind": kind, "site": site, "uses": uses}
+	if err := w.Call(ctx, &t, http.MethodPost, "/v1/tokens", in); err != nil {
 		return nil, err
 	}
 	return seal.ParseToken(t.Token)
@@ -258,8 +395,18 @@ func (w *World) Token(ctx context.Context, kind, site string, uses int) (*seal.T
 // ErrStatus is an answer of the API that is no success.
 var ErrStatus = errors.New("the API refused")
 
-// Call asks the core node's API. in and out may be nil.
+// Call asks the API of the first core node that serves. in and out may be nil.
 func (w *World) Call(ctx context.Context, out any, method, path string, in any) error {
+	for _, c := range w.cores {
+		if c.Running() && c.node.Load() != nil {
+			return c.Call(ctx, out, method, path, in)
+		}
+	}
+	return fmt.Errorf("%s %s: no core node serves: %w", method, path, ErrStatus)
+}
+
+// Call asks the node's API. in and out may be nil.
+func (c *CoreNode) Call(ctx context.Context, out any, method, path string, in any) error {
 	body := ""
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -269,12 +416,16 @@ func (w *World) Call(ctx context.Context, out any, method, path string, in any) 
 		body = string(b)
 	}
 	r := httptest.NewRequestWithContext(ctx, method, path, strings.NewReader(body))
-	r.Header.Set("Authorization", "Bearer "+w.token)
+	r.Header.Set("Authorization", "Bearer "+c.w.token)
 	if in != nil {
 		r.Header.Set("Content-Type", "application/json")
 	}
+	n := c.node.Load()
+	if n == nil {
+		return fmt.Errorf("%s %s: %s does not serve: %w", method, path, c.Name, ErrStatus)
+	}
 	rec := httptest.NewRecorder()
-	w.node.Handler().ServeHTTP(rec, r)
+	n.Handler().ServeHTTP(rec, r)
 	if rec.Code >= http.StatusMultipleChoices {
 		return fmt.Errorf("%s %s: %d %s: %w", method, path, rec.Code, strings.TrimSpace(rec.Body.String()), ErrStatus)
 	}
@@ -284,5 +435,3 @@ func (w *World) Call(ctx context.Context, out any, method, path string, in any) 
 	return json.Unmarshal(rec.Body.Bytes(), out)
 }
 
-// coreAddr is the core node's host.
-func (*World) coreAddr() netip.Addr { return netip.MustParseAddr(coreHost) }

@@ -232,7 +232,7 @@ func TestRestartedCoreGivesNoVerdictBeforeItsGrace(t *testing.T) {
 	t.Parallel()
 	inPlant(t, 3, 2*time.Second, func(p *plant) {
 		for range 3 {
-			p.core.Kill()
+			p.Core(1).Process().Kill()
 			core, err := p.StartCore(p.ctx)
 			p.must(err)
 			p.all = append(p.all, core)
@@ -268,7 +268,7 @@ func TestRegistrationsSurviveEverything(t *testing.T) {
 			case 1:
 				p.gateway.Kill()
 			case 3:
-				p.core.Kill()
+				p.Core(1).Process().Kill()
 			}
 			if i == 10 {
 				kernel = "6.12.1"
@@ -318,7 +318,7 @@ func TestRegistrationsSurviveEverything(t *testing.T) {
 func TestUplinkCutAndBack(t *testing.T) {
 	t.Parallel()
 	inPlant(t, 2, 2*time.Second, func(p *plant) {
-		core := p.gw.w.coreAddr()
+		core := p.Core(1).Host
 		p.Net.Cut(p.gw.Addr.Addr(), core, true)
 		p.Net.Cut(core, p.gw.Addr.Addr(), true)
 		p.sleep(5 * time.Minute)

@@ -7,12 +7,15 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	"github.com/holdfast-edge/holdfast/core"
+	"github.com/holdfast-edge/holdfast/core/enroll"
 	"github.com/holdfast-edge/holdfast/internal/daemon"
+	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
 func main() { os.Exit(program().Main()) }
@@ -26,7 +29,7 @@ Every flag can be set by the environment: --data-dir by HOLDFAST_DATA_DIR, and s
 the environment over core.yaml in the data directory.
 
 Exit codes: 0 stopped, 1 failure, 2 bad configuration.`,
-		Commands: []daemon.Command{initCommand(), runCommand()},
+		Commands: []daemon.Command{initCommand(), joinCommand(), runCommand(), recoverCommand()},
 		IsConfig: func(err error) bool { return errors.Is(err, core.ErrConfig) },
 	}
 }
@@ -87,6 +90,112 @@ Next:
 	return nil
 }
 
+func joinCommand() daemon.Command {
+	var f flags
+	var servers []string
+	var token string
+	var timeout time.Duration
+	return daemon.Command{
+		Name: "join", Use: "join --data-dir D --name core-2 --api A --uplink U --cluster C --join U1 --token-file T",
+		Short: "Make this node a further one of a fleet's core",
+		Flags: func(fs *pflag.FlagSet) {
+			f.add(fs)
+			fs.StringVar(&f.s.Name, "name", "", "name of this node, which no node had that was not removed")
+			fs.StringSliceVar(&servers, "join", nil, "host:port (UDP) of the uplink of a core node that runs (repeatable)")
+			fs.StringVar(&token, "token-file", "", "file with a token of kind core; - for standard input")
+			fs.DurationVar(&timeout, "timeout", time.Minute, "how long to try while no core node can be reached")
+		},
+		Required: []string{"data-dir", "name", "api", "uplink", "cluster", "join", "token-file"},
+		Run: func(ctx context.Context, env daemon.Env) error {
+			ctx, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			return f.join(ctx, env, servers, token)
+		},
+	}
+}
+
+func (f *flags) join(ctx context.Context, env daemon.Env, servers []string, tokenFile string) error {
+	text, err := daemon.ReadSecret(tokenFile, env.In)
+	if err != nil {
+		return err
+	}
+	token, err := seal.ParseToken(text)
+	if err != nil {
+		return &daemon.ConfigError{Err: fmt.Errorf("token file %s: %w", tokenFile, err)}
+	}
+	log, err := daemon.Logger(env.Err, f.level)
+	if err != nil {
+		return err
+	}
+	if err := core.Join(ctx, core.Config{Settings: f.s, DataDir: f.dir, Version: daemon.Version(), Log: log}, servers, token); err != nil {
+		if errors.Is(err, core.ErrNotEmpty) {
+			return &daemon.ConfigError{Err: err}
+		}
+		return err
+	}
+	fmt.Fprintf(env.Out, `%s may take part in the core.
+
+Next:
+  holdfast-core run --data-dir %s
+  holdfast cluster status
+`, f.s.Name, f.dir)
+	return nil
+}
+
+func recoverCommand() daemon.Command {
+	var f flags
+	var key string
+	return daemon.Command{
+		Name: "recover", Use: "recover --data-dir D --recovery-key F",
+		Short: "Go on with this node alone after the majority of the core was lost for good",
+		Flags: func(fs *pflag.FlagSet) {
+			f.add(fs)
+			fs.StringVar(&key, "recovery-key", "", "file with the recovery key that init wrote; - for standard input")
+		},
+		Required: []string{"data-dir", "recovery-key"},
+		Run:      func(ctx context.Context, env daemon.Env) error { return f.recover(ctx, env, key) },
+	}
+}
+
+func (f *flags) recover(ctx context.Context, env daemon.Env, keyFile string) error {
+	text, err := daemon.ReadSecret(keyFile, env.In)
+	if err != nil {
+		return err
+	}
+	key, err := enroll.ParseHolderKey(text)
+	if err != nil {
+		return &daemon.ConfigError{Err: fmt.Errorf("recovery key %s: %w", keyFile, err)}
+	}
+	s, err := core.LoadSettings(f.dir)
+	if err != nil {
+		return err
+	}
+	override(&s, f.s)
+	log, err := daemon.Logger(env.Err, f.level)
+	if err != nil {
+		return err
+	}
+	lost, err := core.Recover(ctx, core.Config{Settings: s, DataDir: f.dir, Version: daemon.Version(), Log: log}, key)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(env.Out, `%s is the whole core of the fleet %s now.
+
+`, s.Name, s.Fleet)
+	if len(lost) > 0 {
+		fmt.Fprintf(env.Out, `Members no more: %s
+  Never start them again. Empty their data directories before they join anew.
+
+`, strings.Join(lost, ", "))
+	}
+	fmt.Fprintf(env.Out, `Next:
+  holdfast-core run --data-dir %s
+  holdfast cluster status
+  holdfast cluster invite     # once for each node that is to join
+`, f.dir)
+	return nil
+}
+
 func runCommand() daemon.Command {
 	var f flags
 	return daemon.Command{
@@ -106,9 +215,12 @@ func (f *flags) run(ctx context.Context, env daemon.Env) error {
 	}
 	c, err := core.New(ctx, core.Config{Settings: s, DataDir: f.dir, Version: daemon.Version(), Log: log})
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // stopped while it waited for the others: an end that was asked for is no error
+		}
 		return err
 	}
-	return daemon.Serve(ctx, c.Run)
+	return daemon.Serve(ctx, c.Run, c.Alive)
 }
 
 // override puts what flags and environment say over the settings of the file.

@@ -1,9 +1,11 @@
-// Package api serves operators: the HTTP API under /v1 with its OpenAPI document, the events as a stream, and the health of
-// the node.
+// Package api serves operators: the HTTP API under /v1 with its OpenAPI document, the events as a stream, the node's metrics
+// and its health.
 //
-// Every request passes the gate, which decides who asks and bounds what a request may cost, before a route sees it. Routes
-// read immutable views and change nothing but through commands. A request that is refused changes nothing, and its answer is
-// an RFC 9457 problem that names what is wrong.
+// Every request passes the gate, which decides who asks and bounds what a request may cost, before a route sees it. What it
+// takes to use a route is declared with the route, in the one table of this package, and registry.Permit alone decides: once
+// by what the gate knows of the token, once on the view that the request is answered from, and for changes once more in the
+// log entry that makes them. Routes read immutable views and change nothing but through commands. A request that is refused
+// changes nothing, and its answer is an RFC 9457 problem that names what is wrong.
 package api
 
 import (
@@ -14,6 +16,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
 	"github.com/holdfast-edge/holdfast/core/command"
@@ -21,7 +24,9 @@ import (
 	"github.com/holdfast-edge/holdfast/core/history"
 	"github.com/holdfast-edge/holdfast/core/liveness"
 	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/core/tally"
 	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
 // Registry is the replicated state.
@@ -34,92 +39,83 @@ type Registry interface {
 	Barrier(ctx context.Context) error
 }
 
-// History is where the records of devices and sites are read.
+// History is where the records of devices, sites and the audit trail are read.
 type History interface {
 	Read(ctx context.Context, stream history.StreamID, q history.Query) ([]history.Record, history.Cursor, error)
 }
 
-// Config of New. All fields are required.
+// Cluster is the core as a set of nodes. Errors are those of raftstore and registry, wrapped.
+type Cluster interface {
+	// Status is the core as this node knows it.
+	Status(ctx context.Context) v1.Cluster
+	// Remove ends the membership of a node, by proposing a command.RemoveNode whose actor is by. That command must be
+	// proposed even when the node is no member any more if by.Once is set: it may be a repetition.
+	Remove(ctx context.Context, by command.Actor, name string) error
+	// Snapshot makes this node write a snapshot of its state now.
+	Snapshot(ctx context.Context) (v1.Snapshot, error)
+	// Transfer makes another node lead: to, or whichever is best when to is empty.
+	Transfer(ctx context.Context, to string) error
+}
+
+// Config of New. All fields but Metrics are required.
 type Config struct {
 	Registry Registry
 	History  History
 	Tracker  *liveness.Tracker
 	Events   *events.Hub
-	Pin      ident.KeyID       // id of the fleet root's key, which new tokens carry
-	Cluster  func() v1.Cluster // the core as this node knows it
-	Ready    func() error      // nil: this node can serve; otherwise why it cannot
-	Version  string            // of this build
-	Wall     func() time.Time
-	Log      *slog.Logger
+	Cluster  Cluster
+	Tally    *tally.Book // takes refusals and uses; its owner runs it
+	Pin      ident.KeyID // id of the fleet root's key, which new tokens carry
+
+	// Sign seals a head of the audit trail with the fleet's authority.
+	Sign func(*seal.AuditHead) ([]byte, error)
+	// Derive is a keyed one-way function that all nodes of the core share. Secrets that are made under an idempotency key
+	// come from it, so that whichever node is asked again shows the same secret and none is kept.
+	Derive func(label string, data []byte) [32]byte
+
+	Ready   func() error           // nil: this node can serve; otherwise why it cannot: see Unready
+	Metrics []prometheus.Collector // what /metrics shows beside the API's own, of which none may have the name
+	Version string                 // of this build
+	Wall    func() time.Time
+	Log     *slog.Logger
 }
 
-// New makes the API's handler. It starts nothing. A stream of events ends with its request's context, so give the server a
-// base context that ends when the server drains.
+// New makes the API's handler. It starts nothing. Streams end with their request's context, so give the server a base context
+// that ends when the server drains.
 func New(cfg Config) http.Handler {
-	_, h := build(cfg)
+	_, h := build(cfg, defaultLimits)
 	return h
 }
 
-func build(cfg Config) (*server, *gate) {
+func build(cfg Config, most limits) (*server, *gate) {
 	mux := http.NewServeMux()
-	s := &server{Config: cfg, streams: make(chan struct{}, maxStreams), api: humago.New(mux, humaConfig(cfg.Version))}
-	s.deviceRoutes()
-	s.historyRoutes()
-	s.tokenRoutes()
-	s.siteRoutes()
-	s.nodeRoutes()
-	s.eventRoutes()
-	s.specRoute()
-	return s, &gate{mux: mux, registry: cfg.Registry, log: cfg.Log}
+	s := &server{
+		Config: cfg, api: humago.New(mux, humaConfig(cfg.Version)), table: make(map[string]*route),
+		streams: &places{most: most.streams, each: most.streamsEach},
+	}
+	s.metrics = newMetrics(cfg.Metrics, s.streams, cfg.Log)
+	s.routes()
+	s.document()
+	return s, newGate(s, mux, most)
 }
 
 // A server holds what the routes need.
 type server struct {
 	Config
 	api     huma.API
-	streams chan struct{} // one entry per open event stream; capacity maxStreams, and nobody waits for a place
-	spec    []byte        // the OpenAPI document, set before the first request
+	table   map[string]*route // by method and pattern; complete before the first request
+	streams *places           // for answers that have no end
+	metrics *metrics
+	spec    []byte // the OpenAPI document, set before the first request
 }
 
-// op describes an operation. Its error answers are added to those that every operation has.
-func op(method, path, id, summary string) huma.Operation {
-	o := huma.Operation{
-		OperationID: id, Method: method, Path: path, Summary: summary,
-		Errors: []int{http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusServiceUnavailable},
-		// The gate has read the body and bounded it. The value below clears the deadline that it had set for that.
-		MaxBodyBytes: maxBody + 1, BodyReadTimeout: -1,
+// now is the time at which permissions are looked at: the machine's, but never before the newest entry of the log.
+func (s *server) now(v registry.View) time.Time {
+	now := s.Wall()
+	if t := v.Time(); t.After(now) {
+		return t
 	}
-	switch method {
-	case http.MethodPost, http.MethodPut, http.MethodPatch:
-		o.Errors = append(o.Errors, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusGatewayTimeout)
-	case http.MethodDelete:
-		o.Errors = append(o.Errors, http.StatusGatewayTimeout)
-	}
-	return o
-}
-
-// public marks an operation that needs no token. The gate has the list that counts; a test compares them.
-func public(o huma.Operation) huma.Operation {
-	o.Security = []map[string][]string{}
-	o.Errors = []int{http.StatusServiceUnavailable}
-	return o
-}
-
-// missable marks an operation that answers 404 when its subject does not exist.
-func missable(o huma.Operation) huma.Operation {
-	o.Errors = append(o.Errors, http.StatusNotFound)
-	return o
-}
-
-// add registers an operation, so that every error leaves as a problem.
-func add[I, O any](s *server, o huma.Operation, handle func(context.Context, *I) (*O, error)) {
-	huma.Register(s.api, o, func(ctx context.Context, in *I) (*O, error) {
-		out, err := handle(ctx, in)
-		if err != nil {
-			return nil, s.problem(ctx, &o, err)
-		}
-		return out, nil
-	})
+	return now
 }
 
 // A reply is an answer that is only a body.
@@ -133,12 +129,5 @@ type Reading struct {
 	Consistency string `query:"consistency" enum:"linearizable,local" default:"linearizable" doc:"local: as this node knows it, without asking the majority"`
 }
 
-// view is the state that a read is answered from.
-func (s *server) view(ctx context.Context, in Reading) (registry.View, error) {
-	if in.Consistency != "local" {
-		if err := s.Registry.Barrier(ctx); err != nil {
-			return registry.View{}, err
-		}
-	}
-	return s.Registry.View(), nil
-}
+// local tells whether this node's own knowledge will do.
+func (in Reading) local() bool { return in.Consistency == "local" }

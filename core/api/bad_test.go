@@ -157,8 +157,8 @@ func TestBadBodies(t *testing.T) {
 			{body: "{\"a\":\"\xc3\x28\"}", status: 400, says: "body UTF-8"},
 			{body: "\x00", status: 400, says: "body"},
 			{body: "\ufeff{}", status: 400, says: "body"},
-			{body: deep, status: 400, says: "body 8 levels"},
-			{body: strings.Repeat("[", 60_000), status: 400, says: "body 8 levels"},
+			{body: deep, status: 400, says: "body 32 levels"},
+			{body: strings.Repeat("[", 60_000), status: 400, says: "body 32 levels"},
 			{body: strings.Repeat(" ", maxBody) + "{}", status: 413, says: "body 65536"},
 			{body: `{"n":1e999}`, status: 400, says: "body"},
 			{body: "null", status: 422, says: "body object"},
@@ -216,7 +216,10 @@ func TestBadTokens(t *testing.T) {
 	const tokens = "/v1/tokens"
 	refuse(t, []badCase{
 		{"POST", tokens, `{}`, 422, "body kind required"},
-		{"POST", tokens, `{"kind":"core"}`, 422, "body.kind core"},
+		{"POST", tokens, `{"kind":"core","site":"a"}`, 422, "body.site core"},
+		{"POST", tokens, `{"kind":"core","uses":2}`, 422, "body.uses one"},
+		{"POST", tokens, `{"kind":"core","ttl":"16m"}`, 422, "body.ttl 15m"},
+		{"POST", tokens, `{"kind":"core","tags":{"b":"b"}}`, 422, "body.tags core"},
 		{"POST", tokens, `{"kind":"toaster","site":"a"}`, 422, "body.kind"},
 		{"POST", tokens, `{"kind":"device"}`, 422, "body.site missing"},
 		{"POST", tokens, `{"kind":"gateway"}`, 422, "body.site missing"},

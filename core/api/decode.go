@@ -12,8 +12,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// maxDepth bounds the nesting of a body: the deepest that a request needs is 2.
-const maxDepth = 8
+// maxDepth bounds the nesting of a body: many times what the deepest request needs.
+const maxDepth = 32
 
 var errJSON = errors.New("is not taken")
 

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 	"time"
 
@@ -15,14 +14,6 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
-func (s *server) deviceRoutes() {
-	add(s, op(http.MethodGet, "/v1/devices", "list-devices", "List devices in order of id"), s.listDevices)
-	add(s, missable(op(http.MethodGet, "/v1/devices/{id}", "get-device", "One device")), s.getDevice)
-	add(s, missable(op(http.MethodPatch, "/v1/devices/{id}", "set-device", "Change a device's settings")), s.setDevice)
-	add(s, missable(op(http.MethodPatch, "/v1/devices/{id}/tags", "set-tags", "Change the operators' tags of a device")), s.setTags)
-	add(s, missable(op(http.MethodPost, "/v1/devices/{id}/release", "release-device", "End a device's quarantine")), s.releaseDevice)
-}
-
 type listDevicesInput struct {
 	Reading
 	Paging
@@ -31,7 +22,7 @@ type listDevicesInput struct {
 	Presence string `query:"presence" enum:"online,offline"`
 }
 
-func (s *server) listDevices(ctx context.Context, in *listDevicesInput) (*reply[v1.List[v1.Device]], error) {
+func (s *server) listDevices(ctx context.Context, c *call, in *listDevicesInput) (*reply[v1.List[v1.Device]], error) {
 	if in.Site != "" {
 		if err := ident.CheckName("site", in.Site); err != nil {
 			return nil, invalid("query.site", "%v", err)
@@ -42,12 +33,9 @@ func (s *server) listDevices(ctx context.Context, in *listDevicesInput) (*reply[
 	if err != nil {
 		return nil, err
 	}
-	v, err := s.view(ctx, in.Reading)
-	if err != nil {
-		return nil, err
-	}
+	v := c.view
 	keep := func(d *registry.Device) bool {
-		return (in.Site == "" || d.Site == in.Site) && (in.State == "" || d.State.String() == in.State) &&
+		return c.sees(d.Site) && (in.Site == "" || d.Site == in.Site) && (in.State == "" || d.State.String() == in.State) &&
 			(in.Presence == "" || presence(s.verdict(v, d).Online) == in.Presence)
 	}
 	recs, more, err := gather(ctx, in.Limit, func(f func(*registry.Device) bool) { v.Devices(after, f) }, keep)
@@ -82,21 +70,21 @@ func (p DevicePath) device() (ident.DeviceID, error) {
 	return id, nil
 }
 
-// find reads the device of a path. Changes look for their subject, too, so that a wrong id does not cost a log entry.
-func (s *server) find(ctx context.Context, in Reading, p DevicePath) (registry.View, *registry.Device, error) {
+// find is the device of a path.
+func (p DevicePath) find(v registry.View) (*registry.Device, error) {
 	id, err := p.device()
 	if err != nil {
-		return registry.View{}, nil, err
-	}
-	v, err := s.view(ctx, in)
-	if err != nil {
-		return v, nil, err
+		return nil, err
 	}
 	d, ok := v.Device(id)
 	if !ok {
-		return v, nil, fmt.Errorf("device %v: %w", id, registry.ErrNotFound)
+		return nil, missingDevice(id)
 	}
-	return v, d, nil
+	return d, nil
+}
+
+func missingDevice(id ident.DeviceID) error {
+	return fmt.Errorf("device %v: %w", id, registry.ErrNotFound)
 }
 
 type getDeviceInput struct {
@@ -104,49 +92,44 @@ type getDeviceInput struct {
 	DevicePath
 }
 
-func (s *server) getDevice(ctx context.Context, in *getDeviceInput) (*reply[v1.Device], error) {
-	v, d, err := s.find(ctx, in.Reading, in.DevicePath)
+func (s *server) getDevice(_ context.Context, c *call, in *getDeviceInput) (*reply[v1.Device], error) {
+	d, err := in.find(c.view)
 	if err != nil {
 		return nil, err
 	}
-	return s.deviceReply(v, d), nil
+	return s.deviceReply(c, c.view, d), nil
 }
 
-func (s *server) deviceReply(v registry.View, d *registry.Device) *reply[v1.Device] {
+func (s *server) deviceReply(c *call, v registry.View, d *registry.Device) *reply[v1.Device] {
+	c.tag(d.Revision)
 	return answer(device(v, d, s.verdict(v, d)))
 }
 
 // changeDevice commits a command about a device and answers with the record after it.
-func (s *server) changeDevice(ctx context.Context, c command.Command) (*reply[v1.Device], error) {
-	d, err := propose[*registry.Device](ctx, s.Registry, c)
+func (s *server) changeDevice(ctx context.Context, c *call, cmd command.Operated) (*reply[v1.Device], error) {
+	d, err := propose[*registry.Device](ctx, s, c, cmd)
 	if err != nil {
 		return nil, err
 	}
-	return s.deviceReply(s.Registry.View(), d), nil
+	return s.deviceReply(c, s.Registry.View(), d), nil
 }
 
-// propose commits a command whose result is a T.
-func propose[T any](ctx context.Context, r Registry, c command.Command) (T, error) {
-	res, err := r.Propose(ctx, c)
-	if err != nil {
-		var none T
-		return none, err
+// unchanged answers a change that is none.
+func (s *server) unchanged(c *call, d *registry.Device) (*reply[v1.Device], error) {
+	if err := c.matches(d.Revision); err != nil {
+		return nil, err
 	}
-	out, ok := res.(T)
-	if !ok {
-		return out, fmt.Errorf("%T was answered with a %T", c, res)
-	}
-	return out, nil
+	return s.deviceReply(c, c.view, d), nil
 }
 
 type releaseInput struct{ DevicePath }
 
-func (s *server) releaseDevice(ctx context.Context, in *releaseInput) (*reply[v1.Device], error) {
-	_, d, err := s.find(ctx, Reading{}, in.DevicePath)
+func (s *server) releaseDevice(ctx context.Context, c *call, in *releaseInput) (*reply[v1.Device], error) {
+	d, err := in.find(c.view)
 	if err != nil {
 		return nil, err
 	}
-	return s.changeDevice(ctx, &command.Release{By: operator(ctx).Name, Device: d.ID})
+	return s.changeDevice(ctx, c, &command.Release{Device: d.ID})
 }
 
 type setDeviceInput struct {
@@ -154,23 +137,23 @@ type setDeviceInput struct {
 	Body v1.SetDevice
 }
 
-func (s *server) setDevice(ctx context.Context, in *setDeviceInput) (*reply[v1.Device], error) {
-	c := &command.SetInterval{By: operator(ctx).Name}
+func (s *server) setDevice(ctx context.Context, c *call, in *setDeviceInput) (*reply[v1.Device], error) {
+	cmd := new(command.SetInterval)
 	if text := in.Body.HeartbeatInterval; text != nil && *text != "" {
 		var err error
-		if c.IntervalMS, err = interval(*text); err != nil {
+		if cmd.IntervalMS, err = interval(*text); err != nil {
 			return nil, err
 		}
 	}
-	v, d, err := s.find(ctx, Reading{}, in.DevicePath)
+	d, err := in.find(c.view)
 	if err != nil {
 		return nil, err
 	}
 	if in.Body.HeartbeatInterval == nil {
-		return s.deviceReply(v, d), nil
+		return s.unchanged(c, d)
 	}
-	c.Device = d.ID
-	return s.changeDevice(ctx, c)
+	cmd.Device = d.ID
+	return s.changeDevice(ctx, c, cmd)
 }
 
 // interval reads body.heartbeat_interval, in ms.
@@ -193,7 +176,7 @@ type setTagsInput struct {
 	Body v1.SetTags
 }
 
-func (s *server) setTags(ctx context.Context, in *setTagsInput) (*reply[v1.Device], error) {
+func (s *server) setTags(ctx context.Context, c *call, in *setTagsInput) (*reply[v1.Device], error) {
 	if err := checkTags("body.set", in.Body.Set); err != nil {
 		return nil, err
 	}
@@ -206,15 +189,15 @@ func (s *server) setTags(ctx context.Context, in *setTagsInput) (*reply[v1.Devic
 			return nil, invalid(location, "tag %q is in set as well", k)
 		}
 	}
-	v, d, err := s.find(ctx, Reading{}, in.DevicePath)
+	d, err := in.find(c.view)
 	if err != nil {
 		return nil, err
 	}
 	if len(in.Body.Set) == 0 && len(in.Body.Remove) == 0 {
-		return s.deviceReply(v, d), nil
+		return s.unchanged(c, d)
 	}
 	remove := slices.Compact(slices.Sorted(slices.Values(in.Body.Remove)))
-	return s.changeDevice(ctx, &command.SetTags{By: operator(ctx).Name, Device: d.ID, Set: in.Body.Set, Remove: remove})
+	return s.changeDevice(ctx, c, &command.SetTags{Device: d.ID, Set: in.Body.Set, Remove: remove})
 }
 
 // checkTags holds tags of a request against the rules; the error names the tag.

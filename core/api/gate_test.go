@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/core/history"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/raftstore"
 	"github.com/holdfast-edge/holdfast/wire/seal"
@@ -38,6 +39,14 @@ func TestErrorsOfTheCore(t *testing.T) {
 		{fmt.Errorf("read: %w", &raftstore.NotLeaderError{}), 503, v1.ProblemNotLeader, "no leader", true},
 		{fmt.Errorf("%w: %w", raftstore.ErrUnknownOutcome, raftstore.ErrClosed), 504, v1.ProblemOutcomeUnknown, "read the state", false},
 		{fmt.Errorf("%w: %w", raftstore.ErrUnknownOutcome, context.DeadlineExceeded), 504, v1.ProblemOutcomeUnknown, "read the state", false},
+		{fmt.Errorf("audit trail: %w", history.ErrIncomplete), 503, v1.ProblemUnavailable, "fetches history that it lacks: ask another node", true},
+		{raftstore.ErrRemoved, 503, v1.ProblemUnavailable, "ask another node", true},
+		{raftstore.ErrNotMember, 404, v1.ProblemNotFound, "no such node", false},
+		{raftstore.ErrLastVoter, 422, v1.ProblemInvalid, "can lead", false},
+		{fmt.Errorf("%w: limited", registry.ErrForbidden), 403, v1.ProblemForbidden, "not permitted", false},
+		{registry.ErrUnauthenticated, 401, v1.ProblemUnauthorized, "revoked", false},
+		{registry.ErrReused, 409, v1.ProblemReused, "another request", false},
+		{registry.ErrRevision, 412, v1.ProblemPrecondition, "If-Match", false},
 		{raftstore.ErrClosed, 503, v1.ProblemUnavailable, "nothing was done", true},
 		{fmt.Errorf("wait: %w", context.DeadlineExceeded), 503, v1.ProblemUnavailable, "nothing was done", true},
 		{fmt.Errorf("wait: %w", context.Canceled), 503, v1.ProblemUnavailable, "nothing was done", true},
@@ -66,6 +75,18 @@ func TestErrorsOfTheCore(t *testing.T) {
 	}
 }
 
+// A peer that does not answer may have taken a change in, but a read changes nothing.
+func TestUnreachablePeer(t *testing.T) {
+	c := newCore(t)
+	c.setRefuse(fmt.Errorf("ask core-2: %w", raftstore.ErrUnreachable))
+	if p := problem(t, c.do(request(http.MethodGet, "/v1/devices", "")), http.StatusServiceUnavailable); p.Type != v1.ProblemUnavailable {
+		t.Errorf("read: %+v", p)
+	}
+	if p := problem(t, c.do(request(http.MethodPut, "/v1/sites/plant-7", "{}")), http.StatusGatewayTimeout); p.Type != v1.ProblemOutcomeUnknown {
+		t.Errorf("change: %+v", p)
+	}
+}
+
 // Local reads ask nobody, so they go on when the core has no leader.
 func TestLocalReads(t *testing.T) {
 	c := newCore(t)
@@ -73,25 +94,45 @@ func TestLocalReads(t *testing.T) {
 	c.setRefuse(&raftstore.NotLeaderError{})
 	for _, path := range []string{
 		"/v1/devices", "/v1/devices/" + m.id.String(), "/v1/devices/" + m.id.String() + "/history", "/v1/devices/" + m.id.String() + "/presence",
-		"/v1/sites", "/v1/sites/plant-7", "/v1/tokens", "/v1/gateways",
+		"/v1/sites", "/v1/sites/plant-7", "/v1/tokens", "/v1/gateways", "/v1/operators", "/v1/operators/op-1", "/v1/audit", "/v1/audit/head",
+		"/v1/audit/export",
 	} {
 		problem(t, c.do(request(http.MethodGet, path, "")), http.StatusServiceUnavailable)
 		if w := c.do(request(http.MethodGet, path+"?consistency=local", "")); w.Code != http.StatusOK {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
 	}
-	for _, path := range []string{"/v1/cluster", "/v1/whoami", "/readyz"} {
+	for _, path := range []string{"/v1/cluster", "/v1/whoami", "/readyz", "/metrics"} {
 		if w := c.do(request(http.MethodGet, path, "")); w.Code != http.StatusOK {
 			t.Errorf("%s: %d %s", path, w.Code, w.Body)
 		}
 	}
 }
 
+// A node that cannot serve says why, to everybody, so it says nothing that not everybody may know.
 func TestNotReady(t *testing.T) {
 	c := newCore(t)
-	c.ready = errors.New("no leader is known")
-	if p := problem(t, c.do(httptest.NewRequest(http.MethodGet, "/readyz", nil)), http.StatusServiceUnavailable); !strings.Contains(p.Detail, "no leader") {
-		t.Errorf("got %+v", p)
+	const secret = "open /var/lib/holdfast/raft: input/output error"
+	for _, tc := range []struct {
+		err  error
+		says string
+	}{
+		{Unready("the uplink is not open yet"), "uplink is not open"},
+		{fmt.Errorf("start: %w", Unready("no leader is known")), "no leader"},
+		{fmt.Errorf("%w: %s", raftstore.ErrStorage, secret), "storage failed"},
+		{fmt.Errorf("%w: %w: %s", raftstore.ErrClosed, raftstore.ErrRemoved, secret), "removed"},
+		{fmt.Errorf("%w: %s", history.ErrIncomplete, secret), "history that it lacks"},
+		{&raftstore.NotLeaderError{LeaderAddr: secret}, "no leader"},
+		{errors.New(secret), "its log says why"},
+	} {
+		c.ready = tc.err
+		p := problem(t, c.do(httptest.NewRequest(http.MethodGet, "/readyz", nil)), http.StatusServiceUnavailable)
+		if !strings.Contains(p.Detail, tc.says) || strings.Contains(p.Detail, "raft:") {
+			t.Errorf("%v: got %+v", tc.err, p)
+		}
+	}
+	if !strings.Contains(c.log.String(), secret) {
+		t.Error("what is kept from the answer is not in the log")
 	}
 }
 

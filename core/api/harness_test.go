@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
@@ -24,6 +26,8 @@ import (
 	"github.com/holdfast-edge/holdfast/core/history"
 	"github.com/holdfast-edge/holdfast/core/liveness"
 	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/core/tally"
+	"github.com/holdfast-edge/holdfast/raftstore"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/seal"
@@ -31,8 +35,18 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// adminToken is the bearer token of a test's only operator.
-const adminToken = "hfa_admin"
+// adminToken is the bearer token of the operator that a test's fleet begins with.
+const adminToken = "hfo1_admin"
+
+// byAdmin is that operator as commands carry it.
+var byAdmin = command.Actor{Operator: "op-1"}
+
+// wide are limits that no test meets by accident: those of frequency, which a quick machine meets and a slow one does not.
+func wide() limits {
+	l := defaultLimits
+	l.failures, l.failuresBurst, l.requests, l.requestsBurst = 1e9, 1e9, 1e9, 1e9
+	return l
+}
 
 // start is the log time at which a test's fleet is made.
 var start = time.Date(2026, 3, 1, 8, 0, 0, 0, time.UTC)
@@ -55,15 +69,19 @@ type core struct {
 	barrier int                         // how often it was asked for
 	ready   error
 	panics  bool
+	lag     *registry.View // set: what View shows until the next Barrier
+
+	book      *tally.Book
+	deriveKey []byte
 }
 
 func newCore(tb testing.TB) *core {
 	tb.Helper()
-	return newCoreWith(tb, "admin")
+	return newCoreWith(tb, "admin", wide())
 }
 
 // newCoreWith makes a fleet whose first operator has the role.
-func newCoreWith(tb testing.TB, role string) *core {
+func newCoreWith(tb testing.TB, role string, most limits) *core {
 	tb.Helper()
 	h, err := history.Open(tb.TempDir(), history.Options{})
 	if err != nil {
@@ -76,14 +94,14 @@ func newCoreWith(tb testing.TB, role string) *core {
 	})
 	c := &core{
 		t: tb, history: h, hub: new(events.Hub), tracker: liveness.New(10 * time.Second), log: new(bytes.Buffer),
-		state: registry.New(), now: start,
+		state: registry.New(), now: start, deriveKey: []byte("k"),
 	}
+	log := slog.New(slog.NewJSONHandler(c.log, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	c.book = tally.New(c.wall, log)
 	cfg := Config{
-		Registry: c, History: h, Tracker: c.tracker, Events: c.hub, Pin: ident.KeyID{7}, Version: "1.2.3", Wall: c.wall,
-		Log: slog.New(slog.NewJSONHandler(c.log, &slog.HandlerOptions{Level: slog.LevelInfo})),
-		Cluster: func() v1.Cluster {
-			return v1.Cluster{Fleet: "acme", Leader: "core-1", Index: c.View().Index(), Version: "1.2.3"}
-		},
+		Registry: c, History: h, Tracker: c.tracker, Events: c.hub, Cluster: &nodes{core: c}, Tally: c.book, Pin: ident.KeyID{7}, Version: "1.2.3",
+		Wall: c.wall, Log: log, Derive: c.derive,
+		Sign: func(head *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(head, authority) },
 		Ready: func() error {
 			if c.panics {
 				panic("ready")
@@ -91,12 +109,92 @@ func newCoreWith(tb testing.TB, role string) *core {
 			return c.ready
 		},
 	}
-	c.server, c.handler = build(cfg)
+	c.server, c.handler = build(cfg, most)
 	c.commit(&command.Init{
 		Fleet: "acme", IntervalMS: 30_000, Node: command.CoreNode{Name: "core-1"},
 		Operator: command.Operator{ID: "op-1", Name: "admin", Hash: sha256.Sum256([]byte(adminToken)), Role: role},
 	})
 	return c
+}
+
+// authority signs heads of audit trails.
+var authority = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+
+// derive is a keyed one-way function, as the nodes of a core share one.
+func (c *core) derive(label string, data []byte) [32]byte {
+	m := hmac.New(sha256.New, c.deriveKey)
+	m.Write([]byte(label + "\x00"))
+	m.Write(data)
+	return [32]byte(m.Sum(nil))
+}
+
+// nodes is the core of a test, which is one process: its members are what the registry says.
+type nodes struct {
+	core *core
+	fail error // what Remove, Snapshot and Transfer return
+	to   string
+}
+
+// Status implements Cluster.
+func (n *nodes) Status(context.Context) v1.Cluster {
+	out := v1.Cluster{Fleet: "acme", Leader: "core-1", Index: n.core.View().Index(), Version: "1.2.3"}
+	for _, m := range n.core.View().Fleet().Nodes {
+		out.Nodes = append(out.Nodes, v1.Node{Name: m.Name, Member: true})
+	}
+	return out
+}
+
+// Remove implements Cluster.
+func (n *nodes) Remove(ctx context.Context, by command.Actor, name string) error {
+	if n.fail != nil {
+		return n.fail
+	}
+	f := n.core.View().Fleet()
+	r := command.Rotation{Generation: f.Generation + 1, Root: f.Root, CAs: f.CAs, Authority: f.Authority, Wraps: []command.KeyWrap{{Holder: registry.RecoveryHolder}}}
+	for _, m := range f.Nodes {
+		if m.Name != name {
+			r.Wraps = append(r.Wraps, command.KeyWrap{Holder: m.Name})
+		}
+	}
+	_, err := n.core.Propose(ctx, &command.RemoveNode{By: by, Name: name, Rotation: r})
+	return err
+}
+
+// Snapshot implements Cluster.
+func (n *nodes) Snapshot(context.Context) (v1.Snapshot, error) {
+	return v1.Snapshot{Node: "core-1", Index: n.core.View().Index()}, n.fail
+}
+
+// Transfer implements Cluster.
+func (n *nodes) Transfer(_ context.Context, to string) error {
+	if _, ok := n.core.View().Fleet().Node(to); !ok && to != "" {
+		return raftstore.ErrNotMember
+	}
+	n.to = to
+	return n.fail
+}
+
+// join makes a node a member.
+func (c *core) join(name string) {
+	c.t.Helper()
+	id := seal.NewToken(ident.KeyID{}).ID
+	c.commit(&command.CreateToken{By: byAdmin, ID: id, Public: []byte{1}, Kind: seal.KindCore, TTLMS: 60_000, Uses: 1})
+	c.commit(&command.Enroll{
+		Token: id, Kind: seal.KindCore, SPKI: []byte(name), Cert: []byte{1}, Gen: c.View().Fleet().Generation,
+		Node: &command.CoreNode{Name: name}, Wrap: &command.KeyWrap{Holder: name},
+	})
+}
+
+func hashOf(bearer string) [32]byte { return sha256.Sum256([]byte(bearer)) }
+
+// operator makes an operator and returns its bearer token.
+func (c *core) operator(id string, role registry.Role, sites ...string) string {
+	c.t.Helper()
+	bearer := "hfo1_" + id
+	c.commit(&command.CreateOperator{By: byAdmin, Operator: command.Operator{
+		ID: id, Name: "name of " + id, Hash: hashOf(bearer), Role: string(role), Sites: sites,
+	}})
+	return bearer
 }
 
 func (c *core) wall() time.Time {
@@ -119,6 +217,9 @@ func (c *core) View() registry.View {
 	if c.panics {
 		panic("view")
 	}
+	if c.lag != nil {
+		return *c.lag
+	}
 	return c.state.View()
 }
 
@@ -127,6 +228,9 @@ func (c *core) Barrier(ctx context.Context) error {
 	c.mu.Lock()
 	c.barrier++
 	refuse := c.refuse
+	if refuse == nil {
+		c.lag = nil
+	}
 	c.mu.Unlock()
 	if refuse != nil {
 		return refuse(ctx)
@@ -193,7 +297,7 @@ func (c *core) commit(cmd command.Command) any {
 func (c *core) token(kind seal.Kind, site string) seal.TokenID {
 	c.t.Helper()
 	id := seal.NewToken(ident.KeyID{}).ID
-	c.commit(&command.CreateToken{By: "test", ID: id, Public: []byte{1}, Kind: kind, Site: site, TTLMS: 3_600_000, Uses: 10_000})
+	c.commit(&command.CreateToken{By: byAdmin, ID: id, Public: []byte{1}, Kind: kind, Site: site, TTLMS: 3_600_000, Uses: 10_000})
 	return id
 }
 
@@ -284,6 +388,20 @@ func (c *core) vouch(m *machine, gateway string) {
 	c.tracker.Online(gateway, 1, &wire.DeviceOnline{Device: m.id, Slot: 1, LastMS: c.wall().UnixMilli(), IntervalMS: 30_000}, time.Now())
 }
 
+// stall makes View show what it shows now until the next Barrier, as on a node that has not heard the newest.
+func (c *core) stall() {
+	v := c.View()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lag = &v
+}
+
+// as sends the request with another bearer token.
+func as(bearer string, r *http.Request) *http.Request {
+	r.Header.Set("Authorization", "Bearer "+bearer)
+	return r
+}
+
 func request(method, target, body string) *http.Request {
 	var rd io.Reader
 	if body != "" {
@@ -304,8 +422,8 @@ func (c *core) do(r *http.Request) *httptest.ResponseRecorder {
 	return w
 }
 
-// call serves a request that must be answered with the status, and reads its body, in which every field must be known.
-func call[T any](c *core, method, target, body string, status int) T {
+// ask serves a request that must be answered with the status, and reads its body, in which every field must be known.
+func ask[T any](c *core, method, target, body string, status int) T {
 	c.t.Helper()
 	return read[T](c.t, c.do(request(method, target, body)), status)
 }

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net/http"
 	"slices"
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
@@ -15,12 +14,7 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-func (s *server) historyRoutes() {
-	add(s, missable(op(http.MethodGet, "/v1/devices/{id}/history", "list-history", "What a device stated, as it was committed")), s.listHistory)
-	presence := missable(op(http.MethodGet, "/v1/devices/{id}/presence", "list-presence", "When a device was online"))
-	presence.Description = "A stretch that an outage of its site cuts is shown in parts, so a page can hold up to three times as many items as its limit."
-	add(s, presence, s.listPresence)
-}
+const presenceText = "A stretch that an outage of its site cuts is shown in parts, so a page can hold up to three times as many items as its limit."
 
 type historyInput struct {
 	Reading
@@ -55,8 +49,9 @@ func (s *server) records(
 	return recs, l.historyCursor(at), nil
 }
 
-func (s *server) listHistory(ctx context.Context, in *historyInput) (*reply[v1.List[v1.HistoryItem]], error) {
-	v, d, err := s.find(ctx, in.Reading, in.DevicePath)
+func (s *server) listHistory(ctx context.Context, c *call, in *historyInput) (*reply[v1.List[v1.HistoryItem]], error) {
+	v := c.view
+	d, err := in.find(v)
 	if err != nil {
 		return nil, err
 	}
@@ -92,8 +87,9 @@ func historyItem(r *history.Record) (v1.HistoryItem, error) {
 	return out, nil
 }
 
-func (s *server) listPresence(ctx context.Context, in *historyInput) (*reply[v1.List[v1.PresenceItem]], error) {
-	v, d, err := s.find(ctx, in.Reading, in.DevicePath)
+func (s *server) listPresence(ctx context.Context, c *call, in *historyInput) (*reply[v1.List[v1.PresenceItem]], error) {
+	v := c.view
+	d, err := in.find(v)
 	if err != nil {
 		return nil, err
 	}

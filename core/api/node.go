@@ -2,107 +2,130 @@ package api
 
 import (
 	"context"
-	"encoding/json"
-	"net/http"
-
-	"github.com/danielgtaylor/huma/v2"
+	"errors"
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/core/history"
+	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/raftstore"
+	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
-func (s *server) nodeRoutes() {
-	add(s, op(http.MethodGet, "/v1/whoami", "whoami", "Whom the token speaks for"), s.whoami)
-	add(s, op(http.MethodGet, "/v1/cluster", "get-cluster", "The core as this node knows it"), s.getCluster)
-	add(s, public(op(http.MethodGet, "/healthz", "healthz", "Whether the process runs")), s.healthz)
-	add(s, public(op(http.MethodGet, "/readyz", "readyz", "Whether this node can serve")), s.readyz)
-}
+const removeText = "The fleet's keys are put where the node cannot open them. It takes a majority of the nodes that remain."
 
-func (s *server) whoami(ctx context.Context, _ *struct{}) (*reply[v1.Whoami], error) {
-	who := operator(ctx)
-	out := v1.Whoami{Operator: who.Name, Role: who.Role}
-	if f := s.Registry.View().Fleet(); f != nil {
+func (s *server) whoami(_ context.Context, c *call, _ *struct{}) (*reply[v1.Whoami], error) {
+	out := v1.Whoami{ID: c.who.ID, Operator: c.who.Name, Role: string(c.who.Role), Sites: append([]string{}, c.who.Sites...)}
+	if f := c.view.Fleet(); f != nil {
 		out.Fleet = f.Name
 	}
 	return answer(out), nil
 }
 
-func (s *server) getCluster(context.Context, *struct{}) (*reply[v1.Cluster], error) {
-	out := s.Cluster()
+func (s *server) getCluster(ctx context.Context, _ *call, _ *struct{}) (*reply[v1.Cluster], error) {
+	return s.clusterReply(ctx), nil
+}
+
+func (s *server) clusterReply(ctx context.Context) *reply[v1.Cluster] {
+	out := s.Cluster.Status(ctx)
 	if out.Nodes == nil {
 		out.Nodes = []v1.Node{}
+	}
+	return answer(out)
+}
+
+type removeNodeInput struct {
+	Name string `path:"name" maxLength:"63" doc:"the node's name"`
+}
+
+func (s *server) removeNode(ctx context.Context, c *call, in *removeNodeInput) (*reply[v1.Cluster], error) {
+	if err := ident.CheckName("core node", in.Name); err != nil {
+		return nil, invalid("path.name", "%v", err)
+	}
+	if err := s.Cluster.Remove(ctx, c.actor(), in.Name); err != nil {
+		return nil, err
+	}
+	member := false
+	if f := c.view.Fleet(); f != nil {
+		_, member = f.Node(in.Name)
+	}
+	c.replayed(!member)
+	return s.clusterReply(ctx), nil
+}
+
+func (s *server) makeSnapshot(ctx context.Context, _ *call, _ *struct{}) (*reply[v1.Snapshot], error) {
+	out, err := s.Cluster.Snapshot(ctx)
+	if err != nil {
+		return nil, err
 	}
 	return answer(out), nil
 }
 
-func (s *server) healthz(context.Context, *struct{}) (*reply[v1.Health], error) {
+type transferInput struct {
+	Body *v1.TransferLeadership
+}
+
+func (s *server) transferLeadership(ctx context.Context, _ *call, in *transferInput) (*reply[v1.Cluster], error) {
+	to := ""
+	if in.Body != nil {
+		to = in.Body.To
+	}
+	if to != "" {
+		if err := ident.CheckName("core node", to); err != nil {
+			return nil, invalid("body.to", "%v", err)
+		}
+	}
+	switch err := s.Cluster.Transfer(ctx, to); {
+	case errors.Is(err, raftstore.ErrNotMember):
+		return nil, invalid("body.to", "the core has no node %q that can lead", to)
+	case err != nil:
+		return nil, err
+	}
+	return s.clusterReply(ctx), nil
+}
+
+func (s *server) healthz(context.Context, *call, *struct{}) (*reply[v1.Health], error) {
 	return answer(v1.Health{Status: "ok"}), nil
 }
 
-func (s *server) readyz(context.Context, *struct{}) (*reply[v1.Health], error) {
+// Unready is an error of Config.Ready whose text may be shown to everybody: it names no secret, path or address.
+type Unready string
+
+// Error implements error.
+func (u Unready) Error() string { return string(u) }
+
+func (s *server) readyz(ctx context.Context, _ *call, _ *struct{}) (*reply[v1.Health], error) {
 	if err := s.Ready(); err != nil {
-		return nil, later(v1.ProblemUnavailable, "not ready: "+err.Error())
+		why := unready(err)
+		if why == "" {
+			s.Log.WarnContext(ctx, "node not ready", "err", err)
+			why = "its log says why"
+		}
+		return nil, later(v1.ProblemUnavailable, "not ready: "+why)
 	}
 	return answer(v1.Health{Status: "ok"}), nil
 }
 
-type specReply struct {
-	ContentType string `header:"Content-Type" hidden:"true"`
-	Body        []byte
-}
-
-// specRoute comes last: the document is written once, when every operation is in it.
-func (s *server) specRoute() {
-	o := public(op(http.MethodGet, "/openapi.json", "openapi", "This document"))
-	o.Responses = map[string]*huma.Response{"200": {
-		Description: http.StatusText(http.StatusOK),
-		Content:     map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: huma.TypeObject}}},
-	}}
-	add(s, o, func(context.Context, *struct{}) (*specReply, error) {
-		return &specReply{ContentType: "application/json", Body: s.spec}, nil
-	})
-	doc := s.api.OpenAPI()
-	openReplies(doc)
-	b, err := json.Marshal(doc)
-	if err != nil {
-		s.Log.Error("the OpenAPI document does not encode", "err", err)
-		b = []byte("{}")
+// unready says why a node cannot serve, as far as everybody may know; empty: that is not known to be harmless.
+func unready(err error) string {
+	if u, ok := errors.AsType[Unready](err); ok {
+		return clip(string(u))
 	}
-	s.spec = b
-}
-
-// humaConfig is huma without what it brings unasked: a documentation page that loads from elsewhere, routes for schemas, and
-// links to them in every answer.
-func humaConfig(version string) huma.Config {
-	cfg := huma.DefaultConfig("Holdfast", version)
-	cfg.OpenAPIPath, cfg.DocsPath, cfg.SchemasPath = "", "", ""
-	cfg.CreateHooks = nil
-	cfg.Formats = map[string]huma.Format{"application/json": jsonFormat, "application/problem+json": problemFormat}
-	cfg.RejectUnknownQueryParameters = true
-	cfg.Transformers = []huma.Transformer{tidy}
-	cfg.Info.Description = "Operators' API of a Holdfast core. Errors are RFC 9457 problems. In answers, fields are only ever added."
-	cfg.Components.SecuritySchemes = map[string]*huma.SecurityScheme{
-		"bearer": {Type: "http", Scheme: "bearer", Description: "an operator's token"},
-	}
-	cfg.Security = []map[string][]string{{"bearer": {}}}
-	return cfg
-}
-
-// openReplies lets answers have fields that the document does not name, because later versions add some. Requests stay closed.
-func openReplies(doc *huma.OpenAPI) {
-	requests := make(map[string]bool)
-	for _, item := range doc.Paths {
-		for _, o := range []*huma.Operation{item.Get, item.Post, item.Put, item.Patch, item.Delete} {
-			if o == nil || o.RequestBody == nil {
-				continue
-			}
-			for _, m := range o.RequestBody.Content {
-				requests[m.Schema.Ref] = true
-			}
+	for _, known := range []struct {
+		err  error
+		says string
+	}{
+		{raftstore.ErrRemoved, "this node was removed from the core"},
+		{raftstore.ErrDiverged, "this node's state differs from the majority's"},
+		{raftstore.ErrStorage, "this node's storage failed"},
+		{raftstore.ErrNotLeader, "no leader is known"},
+		{raftstore.ErrClosed, "this node is stopping"},
+		{history.ErrFailed, "this node's storage failed"},
+		{history.ErrIncomplete, "this node fetches history that it lacks"},
+		{registry.ErrNoFleet, "the fleet has not been made"},
+	} {
+		if errors.Is(err, known.err) {
+			return known.says
 		}
 	}
-	for name, schema := range doc.Components.Schemas.Map() {
-		if closed, ok := schema.AdditionalProperties.(bool); ok && !closed && !requests["#/components/schemas/"+name] {
-			schema.AdditionalProperties = nil
-		}
-	}
+	return ""
 }

@@ -37,15 +37,18 @@ func gather[T any](ctx context.Context, limit int, visit func(func(*T) bool), ke
 	return out, more, err
 }
 
-// namedPage is one page of records that are listed in order of their names, which is what visit does.
+// everything keeps all records.
+func everything[T any](*T) bool { return true }
+
+// namedPage is one page of those records that keep wants. They are listed in order of their names, which is what visit does.
 func namedPage[T, J any](
-	ctx context.Context, p Paging, l list, visit func(func(*T) bool), name func(*T) string, show func(*T) J,
+	ctx context.Context, p Paging, l list, visit func(func(*T) bool), keep func(*T) bool, name func(*T) string, show func(*T) J,
 ) (*reply[v1.List[J]], error) {
 	after, err := l.position(p.Cursor)
 	if err != nil {
 		return nil, err
 	}
-	recs, more, err := gather(ctx, p.Limit, visit, func(r *T) bool { return after == nil || name(r) > string(after) })
+	recs, more, err := gather(ctx, p.Limit, visit, func(r *T) bool { return (after == nil || name(r) > string(after)) && keep(r) })
 	if err != nil {
 		return nil, err
 	}

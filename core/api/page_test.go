@@ -45,7 +45,7 @@ func TestPagingSeesEachDeviceOnce(t *testing.T) {
 		}()
 		for cursor, pages := "", 0; ; pages++ {
 			target := fmt.Sprintf("/v1/devices?site=plant-7&limit=%d&cursor=%s", limit, cursor)
-			page := call[v1.List[v1.Device]](c, http.MethodGet, target, "", http.StatusOK)
+			page := ask[v1.List[v1.Device]](c, http.MethodGet, target, "", http.StatusOK)
 			if len(page.Items) > limit || len(page.Items) == 0 {
 				t.Fatalf("limit %d: %d items", limit, len(page.Items))
 			}
@@ -98,7 +98,7 @@ func TestPagingOfNames(t *testing.T) {
 func walk[T any](c *core, path string, key func(T) string) (out []string) {
 	c.t.Helper()
 	for cursor := ""; ; {
-		page := call[v1.List[T]](c, http.MethodGet, path+"?limit=2&cursor="+cursor, "", http.StatusOK)
+		page := ask[v1.List[T]](c, http.MethodGet, path+"?limit=2&cursor="+cursor, "", http.StatusOK)
 		for _, it := range page.Items {
 			out = append(out, key(it))
 		}
@@ -115,8 +115,8 @@ func TestCursorsBelongToTheirList(t *testing.T) {
 	a, b := c.enroll(tok), c.enroll(tok)
 	c.register(a, "plant-7/gw", 0, jetson("1"))
 	c.register(a, "plant-7/gw", 0, jetson("2"))
-	devices := call[v1.List[v1.Device]](c, http.MethodGet, "/v1/devices?limit=1", "", http.StatusOK).NextCursor
-	history := call[v1.List[v1.HistoryItem]](c, http.MethodGet, "/v1/devices/"+a.id.String()+"/history?limit=1", "", http.StatusOK).NextCursor
+	devices := ask[v1.List[v1.Device]](c, http.MethodGet, "/v1/devices?limit=1", "", http.StatusOK).NextCursor
+	history := ask[v1.List[v1.HistoryItem]](c, http.MethodGet, "/v1/devices/"+a.id.String()+"/history?limit=1", "", http.StatusOK).NextCursor
 	if devices == "" || history == "" {
 		t.Fatal("no cursors")
 	}
@@ -129,7 +129,7 @@ func TestCursorsBelongToTheirList(t *testing.T) {
 	} {
 		problem(t, c.do(request(http.MethodGet, target, "")), http.StatusUnprocessableEntity)
 	}
-	if got := call[v1.List[v1.Device]](c, http.MethodGet, "/v1/devices?limit=5&cursor="+devices, "", http.StatusOK); len(got.Items) != 1 {
+	if got := ask[v1.List[v1.Device]](c, http.MethodGet, "/v1/devices?limit=5&cursor="+devices, "", http.StatusOK); len(got.Items) != 1 {
 		t.Errorf("the right cursor gives %d devices", len(got.Items))
 	}
 }

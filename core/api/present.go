@@ -48,13 +48,29 @@ func presence(isOnline bool) string {
 
 // device is a record as the API writes it.
 func device(v registry.View, d *registry.Device, p liveness.Verdict) v1.Device {
+	stated := d.Registered()
 	return v1.Device{
 		ID: d.ID.String(), Site: d.Site, State: d.State.String(), StateReason: d.Reason,
 		Presence: presence(p.Online), PresenceReason: p.Reason, PresenceSince: stamp(p.Since), LastHeartbeatAt: stamp(p.Last),
-		HeartbeatIntervalS: v.Interval(d).Seconds(), Gateway: d.Presence.Gateway, Profile: profile(&d.Profile),
-		AgentVersion: d.AgentVersion, Tags: d.Tags(), EnrolledAt: at(d.EnrolledMS), RegisteredAt: atOrNull(d.RegisteredMS),
+		HeartbeatIntervalS: v.Interval(d).Seconds(), Gateway: d.Presence.Gateway, Profile: profile(&stated.Profile),
+		AgentVersion: stated.AgentVersion, Tags: tagsOf(d, stated.Tags), EnrolledAt: at(d.EnrolledMS), RegisteredAt: atOrNull(d.RegisteredMS),
 		Desired: v1.Desired{Assignments: []v1.Assignment{}}, Reported: v1.Reported{Slots: []v1.Slot{}}, Keys: keys(d.Keys),
 	}
+}
+
+// tagsOf is d.Tags for a caller that has decoded the device's own tags already: decoding is most of the cost of a list.
+func tagsOf(d *registry.Device, own map[string]string) map[string]string {
+	bare := *d
+	bare.Facts = nil
+	tags := bare.Tags()
+	for k, v := range own {
+		_, above := tags[k]
+		_, removed := d.OperatorTags[k]
+		if !above && !removed {
+			tags[k] = v
+		}
+	}
+	return tags
 }
 
 func keys(in []registry.Key) []v1.Key {
@@ -119,7 +135,7 @@ func tokenState(t *registry.Token, now time.Time) string {
 func event(e *registry.Event) v1.Event {
 	return v1.Event{
 		Index: e.Index, Time: at(e.Time.UnixMilli()), Type: e.Type, Device: e.Device, Site: e.Site, Gateway: e.Gateway,
-		Token: e.Token, Data: e.Data,
+		Token: e.Token, Operator: e.Operator, Node: e.Node, Data: e.Data,
 	}
 }
 

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/core/history"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/raftstore"
 )
@@ -32,9 +34,14 @@ func newProblem(status int, kind, location, message string) *huma.ErrorModel {
 	return p
 }
 
+// problemf is newProblem with a format.
+func problemf(status int, kind, location, format string, args ...any) error {
+	return newProblem(status, kind, location, fmt.Sprintf(format, args...))
+}
+
 // invalid refuses one field of a request.
 func invalid(location, format string, args ...any) error {
-	return newProblem(http.StatusUnprocessableEntity, v1.ProblemInvalid, location, fmt.Sprintf(format, args...))
+	return problemf(http.StatusUnprocessableEntity, v1.ProblemInvalid, location, format, args...)
 }
 
 func notFound(location, message string) error {
@@ -50,31 +57,117 @@ func later(kind, message string) error {
 	return huma.ErrorWithHeaders(newProblem(http.StatusServiceUnavailable, kind, "", message), http.Header{"Retry-After": {"1"}})
 }
 
-// problem is what the caller of an operation is told of an error.
-func (s *server) problem(ctx context.Context, o *huma.Operation, err error) error {
+// tooMany refuses what goes beyond a limit of frequency; after so many seconds there is room for one more.
+func tooMany(location, message string, seconds int) error {
+	return huma.ErrorWithHeaders(
+		newProblem(http.StatusTooManyRequests, v1.ProblemLimited, location, message+": wait as long as Retry-After says"),
+		http.Header{"Retry-After": {strconv.Itoa(max(1, seconds))}})
+}
+
+// problem is what the sender of a request is told of an error. rt is nil when no route takes the request, t when it came past
+// the gate. Refusals of operators are counted on the way.
+func (s *server) problem(ctx context.Context, t *ticket, rt *route, err error) error {
+	if t != nil && t.who != nil {
+		s.countDenial(t, rt, err)
+	}
 	if _, ok := errors.AsType[huma.StatusError](err); ok {
 		return err
 	}
 	switch {
 	case errors.Is(err, raftstore.ErrUnknownOutcome):
 		// Beside it may be the error of the context or of the store, so this comes first.
-		return newProblem(http.StatusGatewayTimeout, v1.ProblemOutcomeUnknown, "",
-			"nobody can tell yet whether the change was made: read the state before you try again")
+		return unknownOutcome()
+	case errors.Is(err, raftstore.ErrUnreachable) && rt != nil && rt.changes():
+		return unknownOutcome()
+	case errors.Is(err, registry.ErrUnauthenticated):
+		return unauthorized(registry.ErrUnauthenticated.Error())
+	}
+	if p := refused(err); p != nil {
+		return p
+	}
+	if p := unavailable(err); p != nil {
+		return p
+	}
+	id := ""
+	if rt != nil {
+		id = rt.OperationID
+	}
+	s.Log.ErrorContext(ctx, "request not answered", "operation", id, "request", s.requestID(t), "err", err)
+	return internal()
+}
+
+func (s *server) requestID(t *ticket) string {
+	if t == nil {
+		return ""
+	}
+	return t.id
+}
+
+// refused is the problem of what cannot be done however often it is asked for, or nil.
+func refused(err error) error {
+	switch {
+	case errors.Is(err, registry.ErrForbidden):
+		return newProblem(http.StatusForbidden, v1.ProblemForbidden, "", err.Error())
 	case errors.Is(err, registry.ErrNotFound):
 		return notFound("", err.Error())
+	case errors.Is(err, raftstore.ErrNotMember):
+		return notFound("", "the core has no such node")
+	case errors.Is(err, registry.ErrReused):
+		return newProblem(http.StatusConflict, v1.ProblemReused, "header."+keyHeader, "was used for another request within the last day: take another")
+	case errors.Is(err, registry.ErrRevision):
+		return newProblem(http.StatusPreconditionFailed, v1.ProblemPrecondition, "header.If-Match",
+			"names a state of the record that is not its newest: nothing was done; read it again")
+	case errors.Is(err, raftstore.ErrLastVoter):
+		return newProblem(http.StatusUnprocessableEntity, v1.ProblemInvalid, "", "the core would be left without a node that can lead")
 	case errors.Is(err, registry.ErrInvalid), errors.Is(err, raftstore.ErrTooLarge):
 		return newProblem(http.StatusUnprocessableEntity, v1.ProblemInvalid, "", err.Error())
 	case errors.Is(err, registry.ErrExists), errors.Is(err, registry.ErrRetry):
 		return newProblem(http.StatusConflict, v1.ProblemConflict, "", err.Error())
+	}
+	return nil
+}
+
+// unavailable is the problem of what another node can do, or this one later, or nil.
+func unavailable(err error) error {
+	switch {
 	case errors.Is(err, raftstore.ErrNotLeader):
 		return notLeader(err)
-	case errors.Is(err, registry.ErrNoFleet), errors.Is(err, raftstore.ErrClosed):
+	case errors.Is(err, history.ErrIncomplete):
+		return later(v1.ProblemUnavailable, "this node fetches history that it lacks: ask another node")
+	case errors.Is(err, registry.ErrNoFleet), errors.Is(err, raftstore.ErrClosed), errors.Is(err, history.ErrClosed):
 		return later(v1.ProblemUnavailable, "this node is starting or stopping: nothing was done, try again or ask another node")
+	case errors.Is(err, raftstore.ErrUnreachable), errors.Is(err, raftstore.ErrRemoved):
+		return later(v1.ProblemUnavailable, "this node does not reach the core: nothing was done, ask another node")
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return later(v1.ProblemUnavailable, "the core did not answer in time: nothing was done, try again")
 	}
-	s.Log.ErrorContext(ctx, "request not answered", "operation", o.OperationID, "err", err)
-	return internal()
+	return nil
+}
+
+func unknownOutcome() error {
+	return newProblem(http.StatusGatewayTimeout, v1.ProblemOutcomeUnknown, "",
+		"nobody can tell yet whether the change was made: repeat it with the same idempotency key, or read the state before you try again")
+}
+
+// countDenial counts the refusal of an operator for the audit trail. Failed authentications have been counted already.
+func (s *server) countDenial(t *ticket, rt *route, err error) {
+	reason := ""
+	if d, ok := errors.AsType[*denial](err); ok {
+		reason = d.reason
+	} else if errors.Is(err, registry.ErrForbidden) {
+		reason = "forbidden"
+	} else if errors.Is(err, registry.ErrUnauthenticated) {
+		reason = reasonRevoked
+	}
+	if reason == "" {
+		return
+	}
+	action := "none"
+	if rt != nil {
+		action = rt.OperationID
+	}
+	s.Tally.Note(action, "operator:"+t.who.ID, t.source, reason)
+	s.metrics.denied.WithLabelValues(reason).Inc()
 }
 
 func notLeader(err error) error {

@@ -42,7 +42,7 @@ func TestDeviceOnline(t *testing.T) {
 	c.online(m, "plant-7/gw-a", c.wall(), 1)
 	c.pass(250 * time.Millisecond)
 	c.vouch(m, "plant-7/gw-a")
-	d := call[v1.Device](c, http.MethodGet, "/v1/devices/"+m.id.String(), "", http.StatusOK)
+	d := ask[v1.Device](c, http.MethodGet, "/v1/devices/"+m.id.String(), "", http.StatusOK)
 	if d.Presence != "online" || d.PresenceReason != "" || d.Gateway != "plant-7/gw-a" || d.AgentVersion != "0.9.0" {
 		t.Errorf("got %+v", d)
 	}
@@ -59,11 +59,11 @@ func TestDeviceOnline(t *testing.T) {
 	if !reflect.DeepEqual(d.Tags, map[string]string{"line": "3", "owner": "agent", "site": "plant-7"}) {
 		t.Errorf("got tags %v", d.Tags)
 	}
-	gws := call[v1.List[v1.Gateway]](c, http.MethodGet, "/v1/gateways", "", http.StatusOK).Items
+	gws := ask[v1.List[v1.Gateway]](c, http.MethodGet, "/v1/gateways", "", http.StatusOK).Items
 	if len(gws) != 1 || gws[0].Site != "plant-7" || gws[0].Name != "gw-a" || !gws[0].Connected || gws[0].Devices != 1 || gws[0].Listen != "gw-a:7443" {
 		t.Errorf("got gateways %+v", gws)
 	}
-	s := call[v1.Site](c, http.MethodGet, "/v1/sites/plant-7", "", http.StatusOK)
+	s := ask[v1.Site](c, http.MethodGet, "/v1/sites/plant-7", "", http.StatusOK)
 	if s.Devices != 1 || s.Online != 1 || s.Gateways != 1 || s.UnreachableSince != nil || s.HeartbeatIntervalS != 30 {
 		t.Errorf("got site %+v", s)
 	}
@@ -94,7 +94,7 @@ func TestListDevicesFilters(t *testing.T) {
 		{"state=quarantined&site", []string{quarantined.id.String()}}, // given without a value: not given
 		{"state=&site=plant-a&cursor=", []string{in.id.String()}},
 	} {
-		got := call[v1.List[v1.Device]](c, http.MethodGet, "/v1/devices?"+tc.query, "", http.StatusOK)
+		got := ask[v1.List[v1.Device]](c, http.MethodGet, "/v1/devices?"+tc.query, "", http.StatusOK)
 		if !reflect.DeepEqual(ids(got.Items), tc.want) || got.Items == nil {
 			t.Errorf("%s: got %v, want %v", tc.query, ids(got.Items), tc.want)
 		}
@@ -121,12 +121,12 @@ func TestSetDeviceInterval(t *testing.T) {
 		if w.Code != http.StatusOK {
 			t.Fatalf("%s %s: %d %s", step.method, step.body, w.Code, w.Body)
 		}
-		got := call[v1.Device](c, http.MethodGet, path, "", http.StatusOK).HeartbeatIntervalS
+		got := ask[v1.Device](c, http.MethodGet, path, "", http.StatusOK).HeartbeatIntervalS
 		if got != step.want {
 			t.Errorf("after %s %s: interval %v, want %v", step.method, step.body, got, step.want)
 		}
 	}
-	if s := call[v1.Site](c, http.MethodPut, "/v1/sites/plant-9", `{}`, http.StatusOK); s.Name != "plant-9" || s.HeartbeatIntervalS != 30 {
+	if s := ask[v1.Site](c, http.MethodPut, "/v1/sites/plant-9", `{}`, http.StatusOK); s.Name != "plant-9" || s.HeartbeatIntervalS != 30 {
 		t.Errorf("new site: %+v", s)
 	}
 }
@@ -136,12 +136,12 @@ func TestSetTags(t *testing.T) {
 	m := c.enroll(c.token(seal.KindDevice, "plant-7"))
 	c.register(m, "plant-7/gw-a", start.UnixMilli(), jetson("0.9.0"))
 	path := "/v1/devices/" + m.id.String() + "/tags"
-	d := call[v1.Device](c, http.MethodPatch, path, `{"set":{"line":"4","a/b":"ü"},"remove":["owner","owner"]}`, http.StatusOK)
+	d := ask[v1.Device](c, http.MethodPatch, path, `{"set":{"line":"4","a/b":"ü"},"remove":["owner","owner"]}`, http.StatusOK)
 	if want := map[string]string{"line": "4", "a/b": "ü", "site": "plant-7"}; !reflect.DeepEqual(d.Tags, want) {
 		t.Errorf("got %v, want %v", d.Tags, want)
 	}
 	before := c.View().Index()
-	d = call[v1.Device](c, http.MethodPatch, path, `{}`, http.StatusOK)
+	d = ask[v1.Device](c, http.MethodPatch, path, `{}`, http.StatusOK)
 	if len(d.Tags) != 3 || c.View().Index() != before {
 		t.Errorf("a change of nothing: tags %v, index %d, was %d", d.Tags, c.View().Index(), before)
 	}
@@ -156,7 +156,7 @@ func TestHistory(t *testing.T) {
 		c.online(m, "plant-7/gw-a", c.wall(), uint64(i+1)) // spans are no statements
 	}
 	path := "/v1/devices/" + m.id.String() + "/history"
-	all := call[v1.List[v1.HistoryItem]](c, http.MethodGet, path, "", http.StatusOK)
+	all := ask[v1.List[v1.HistoryItem]](c, http.MethodGet, path, "", http.StatusOK)
 	if len(all.Items) != 3 || all.NextCursor != "" {
 		t.Fatalf("got %+v", all)
 	}
@@ -173,7 +173,7 @@ func TestHistory(t *testing.T) {
 	for order, want := range map[string][]uint64{"asc": {1, 2, 3}, "desc": {3, 2, 1}} {
 		var seqs []uint64
 		for cursor := ""; ; {
-			page := call[v1.List[v1.HistoryItem]](c, http.MethodGet, path+"?limit=1&order="+order+"&cursor="+cursor, "", http.StatusOK)
+			page := ask[v1.List[v1.HistoryItem]](c, http.MethodGet, path+"?limit=1&order="+order+"&cursor="+cursor, "", http.StatusOK)
 			for _, it := range page.Items {
 				seqs = append(seqs, it.Seq)
 			}
@@ -197,12 +197,12 @@ func TestAbsurdTimesCanBeRead(t *testing.T) {
 		Device: m.id, Online: true, AtMS: 1 << 61, LastMS: 1 << 61, Attach: &command.Attach{Start: 1, Run: 1, Session: 1},
 	}}})
 	c.offline(m, "plant-7/gw-a", time.UnixMilli(1<<62), time.UnixMilli(1<<62), 0, 0)
-	items := call[v1.List[v1.HistoryItem]](c, http.MethodGet, "/v1/devices/"+m.id.String()+"/history", "", http.StatusOK).Items
+	items := ask[v1.List[v1.HistoryItem]](c, http.MethodGet, "/v1/devices/"+m.id.String()+"/history", "", http.StatusOK).Items
 	if y0, y1 := items[0].DeviceTime.Year(), items[1].DeviceTime.Year(); y0 != 9999 || y1 != 1970 {
 		t.Errorf("years %d and %d", y0, y1)
 	}
-	call[v1.List[v1.PresenceItem]](c, http.MethodGet, "/v1/devices/"+m.id.String()+"/presence", "", http.StatusOK)
-	call[v1.Device](c, http.MethodGet, "/v1/devices/"+m.id.String(), "", http.StatusOK)
+	ask[v1.List[v1.PresenceItem]](c, http.MethodGet, "/v1/devices/"+m.id.String()+"/presence", "", http.StatusOK)
+	ask[v1.Device](c, http.MethodGet, "/v1/devices/"+m.id.String(), "", http.StatusOK)
 }
 
 func TestTokens(t *testing.T) {
@@ -224,7 +224,7 @@ func TestTokens(t *testing.T) {
 		t.Fatalf("record %+v", rec)
 	}
 	want := v1.Token{
-		ID: made.ID, Kind: "device", Site: "plant-7", Tags: map[string]string{"line": "3"}, Uses: 3, CreatedAt: start, CreatedBy: "admin",
+		ID: made.ID, Kind: "device", Site: "plant-7", Tags: map[string]string{"line": "3"}, Uses: 3, CreatedAt: start, CreatedBy: "op-1",
 		ExpiresAt: start.Add(90 * time.Minute), State: "open", Comment: "für Halle 3",
 	}
 	if !reflect.DeepEqual(made.Record, want) {
@@ -239,7 +239,7 @@ func TestTokens(t *testing.T) {
 	}
 	want.State = "revoked"
 	for range 2 {
-		if g := call[v1.Token](c, http.MethodDelete, "/v1/tokens/"+made.ID, "", http.StatusOK); !reflect.DeepEqual(g, want) {
+		if g := ask[v1.Token](c, http.MethodDelete, "/v1/tokens/"+made.ID, "", http.StatusOK); !reflect.DeepEqual(g, want) {
 			t.Errorf("got %+v, want %+v", g, want)
 		}
 	}
@@ -247,7 +247,7 @@ func TestTokens(t *testing.T) {
 
 func TestTokenDefaultsAndStates(t *testing.T) {
 	c := newCore(t)
-	made := call[v1.NewToken](c, http.MethodPost, "/v1/tokens", `{"kind":"gateway","site":"plant-7"}`, http.StatusCreated).Record
+	made := ask[v1.NewToken](c, http.MethodPost, "/v1/tokens", `{"kind":"gateway","site":"plant-7"}`, http.StatusCreated).Record
 	if made.Uses != 1 || !made.ExpiresAt.Equal(start.Add(time.Hour)) {
 		t.Errorf("got %+v", made)
 	}
@@ -256,7 +256,7 @@ func TestTokenDefaultsAndStates(t *testing.T) {
 		t.Fatal(err)
 	}
 	state := func() string {
-		return call[v1.Token](c, http.MethodGet, "/v1/tokens/"+made.ID, "", http.StatusOK).State
+		return ask[v1.Token](c, http.MethodGet, "/v1/tokens/"+made.ID, "", http.StatusOK).State
 	}
 	c.pass(2 * time.Hour)
 	if got := state(); got != "expired" {
@@ -271,14 +271,14 @@ func TestTokenDefaultsAndStates(t *testing.T) {
 
 func TestNodeRoutes(t *testing.T) {
 	c := newCore(t)
-	if got := call[v1.Whoami](c, http.MethodGet, "/v1/whoami", "", http.StatusOK); got != (v1.Whoami{Operator: "admin", Role: "admin", Fleet: "acme"}) {
+	if got := ask[v1.Whoami](c, http.MethodGet, "/v1/whoami", "", http.StatusOK); !reflect.DeepEqual(got, v1.Whoami{ID: "op-1", Operator: "admin", Role: "admin", Sites: []string{}, Fleet: "acme"}) {
 		t.Errorf("got %+v", got)
 	}
-	if w := c.do(request(http.MethodGet, "/v1/cluster", "")); !strings.Contains(w.Body.String(), `"nodes":[]`) || w.Code != http.StatusOK {
+	if w := c.do(request(http.MethodGet, "/v1/cluster", "")); !strings.Contains(w.Body.String(), `"name":"core-1"`) || w.Code != http.StatusOK {
 		t.Errorf("got %d %s", w.Code, w.Body)
 	}
 	for _, path := range []string{"/healthz", "/readyz"} {
-		if got := call[v1.Health](c, http.MethodGet, path, "", http.StatusOK); got.Status != "ok" {
+		if got := ask[v1.Health](c, http.MethodGet, path, "", http.StatusOK); got.Status != "ok" {
 			t.Errorf("%s: %+v", path, got)
 		}
 	}

@@ -1,13 +1,13 @@
 package api
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"net/http"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,39 +23,25 @@ import (
 )
 
 const (
-	// maxStreams bounds the event streams that are open at a time: a stream holds a connection and a queue.
-	maxStreams = 64
 	// keepAlive is the longest silence on a stream: shorter than proxies wait.
 	keepAlive = 15 * time.Second
-	// streamWrite is how long a client may take to receive one event.
+	// streamWrite is how long a client may take to receive one piece of a stream.
 	streamWrite = 10 * time.Second
 
-	eventsPath = "/v1/events"
+	eventsText = "Server-sent events. The event's name is its type, its data an Event, its id a place to resume from " +
+		"with the header Last-Event-ID. A comment comes every 15 s. A stream that ends with the event \"lagged\" has lost events: " +
+		"read the state afresh and subscribe again. One that ends with the event \"error\", whose data is a problem, ended because " +
+		"the operator's token did."
 )
-
-// isStream tells whether a request has no deadline as a whole.
-func isStream(r *http.Request) bool { return r.Method == http.MethodGet && r.URL.Path == eventsPath }
 
 func eventTypes() []string {
 	return []string{
 		registry.EventDeviceEnrolled, registry.EventDeviceRegistered, registry.EventDeviceOnline, registry.EventDeviceOffline,
-		registry.EventDeviceTagged, registry.EventDeviceChanged, registry.EventDeviceQuarantined, registry.EventStatementConflict,
-		registry.EventGatewayEnrolled, registry.EventSiteChanged, registry.EventSiteUnreachable, registry.EventSiteReachable,
-		registry.EventTokenCreated, registry.EventTokenRevoked,
+		registry.EventDeviceTagged, registry.EventDeviceChanged, registry.EventDeviceQuarantined, registry.EventDeviceReleased,
+		registry.EventStatementConflict, registry.EventGatewayEnrolled, registry.EventSiteChanged, registry.EventSiteUnreachable,
+		registry.EventSiteReachable, registry.EventTokenCreated, registry.EventTokenRevoked, registry.EventOperatorCreated,
+		registry.EventOperatorRevoked, registry.EventNodeJoined, registry.EventNodeChanged, registry.EventNodeRemoved, registry.EventNodeRecovered,
 	}
-}
-
-func (s *server) eventRoutes() {
-	o := op(http.MethodGet, eventsPath, "events", "Events as they are committed")
-	o.Description = "Server-sent events. The event's name is its type, its data an Event, its id a place to resume from " +
-		"with the header Last-Event-ID. A comment comes every 15 s. A stream that ends with the event \"lagged\" has lost events: " +
-		"read the state afresh and subscribe again."
-	model := s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[v1.Event](), true, "Event")
-	o.Responses = map[string]*huma.Response{"200": {
-		Description: "the data of each event is an Event",
-		Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: model}},
-	}}
-	add(s, o, s.events)
 }
 
 type eventsInput struct {
@@ -78,7 +64,7 @@ type subscription struct {
 	device, site, kind string // empty: all
 }
 
-func (s *server) events(_ context.Context, in *eventsInput) (*huma.StreamResponse, error) {
+func (s *server) events(_ context.Context, c *call, in *eventsInput) (*huma.StreamResponse, error) {
 	sub := subscription{device: in.Device, site: in.Site, kind: in.Type}
 	var err error
 	location, from := "query.after", in.After
@@ -103,7 +89,7 @@ func (s *server) events(_ context.Context, in *eventsInput) (*huma.StreamRespons
 	}
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
-		s.stream(w, r, &sub)
+		s.stream(w, r, c, &sub)
 	}}, nil
 }
 
@@ -127,15 +113,18 @@ func parsePlace(location, text string) (place, error) {
 	return place{after: index - 1, skip: int(n) + 1}, nil
 }
 
-// stream answers with events until the client or the node goes, or the client does not keep up.
-func (s *server) stream(w http.ResponseWriter, r *http.Request, want *subscription) {
-	select {
-	case s.streams <- struct{}{}:
-		defer func() { <-s.streams }()
-	default:
-		writeProblem(w, later(v1.ProblemBusy, fmt.Sprintf("%d event streams are open on this node, which is the most: close one or ask another node", maxStreams)))
+// tooManyStreams is the answer when no place is left.
+func tooManyStreams() error {
+	return later(v1.ProblemBusy, "as many streams are open on this node, or for this operator, as may be: close one or ask another node")
+}
+
+// stream answers with events until the client or the node goes, the client does not keep up, or the operator's token ends.
+func (s *server) stream(w http.ResponseWriter, r *http.Request, c *call, want *subscription) {
+	if !s.streams.take(c.who.ID) {
+		writeProblem(w, tooManyStreams())
 		return
 	}
+	defer s.streams.free(c.who.ID)
 	sub := s.Events.Subscribe(want.after)
 	defer sub.Close()
 	w.Header().Set("Content-Type", "text/event-stream")
@@ -143,26 +132,33 @@ func (s *server) stream(w http.ResponseWriter, r *http.Request, want *subscripti
 	if r.Method == http.MethodHead {
 		return
 	}
-	out := &sse{w: w, rc: http.NewResponseController(w)}
+	out := &sse{slowWriter: slowWriter{w: w, rc: http.NewResponseController(w)}, server: s, call: c}
 	err := out.flush()
 	if err == nil {
 		err = out.run(r.Context(), sub, want)
 	}
-	s.Log.Debug("event stream ended", "err", err)
+	s.Log.Debug("event stream ended", "request", c.id, "err", err)
 }
 
 // sse writes server-sent events to one client.
 type sse struct {
-	w     http.ResponseWriter
-	rc    *http.ResponseController
-	index uint64 // of the newest event
-	n     int    // its position among those of its index
+	slowWriter
+	server *server
+	call   *call
+	index  uint64 // of the newest event
+	n      int    // its position among those of its index
 }
 
-// run passes events on until it cannot; the error says why.
+// run passes events on until it cannot; the error says why. Whatever wakes it, the operator's permission is asked for first:
+// each revocation is itself an event, and an end that was foreseen is waited for.
 func (o *sse) run(ctx context.Context, sub *events.Sub, want *subscription) error {
 	for {
-		e, err := next(ctx, sub)
+		e, err := o.next(ctx, sub)
+		if ctx.Err() == nil {
+			if denied := o.server.still(o.call, demand{registry.ActSee, registry.ScopeOwn()}); denied != nil {
+				return errors.Join(denied, o.end())
+			}
+		}
 		switch {
 		case err == nil:
 			err = o.event(&e, want)
@@ -177,9 +173,22 @@ func (o *sse) run(ctx context.Context, sub *events.Sub, want *subscription) erro
 	}
 }
 
-// next waits for an event, at most until it is time for a sign of life.
-func next(ctx context.Context, sub *events.Sub) (registry.Event, error) {
-	ctx, cancel := context.WithTimeout(ctx, keepAlive)
+// end tells the client that its operator's token has ended.
+func (o *sse) end() error {
+	b, err := json.Marshal(newProblem(http.StatusUnauthorized, v1.ProblemUnauthorized, "", registry.ErrUnauthenticated.Error()))
+	if err != nil {
+		return fmt.Errorf("problem: %w", err)
+	}
+	return o.send(fmt.Sprintf("event: error\ndata: %s\n\n", b))
+}
+
+// next waits for an event, at most until it is time for a sign of life, or the operator's token ends.
+func (o *sse) next(ctx context.Context, sub *events.Sub) (registry.Event, error) {
+	wait := keepAlive
+	if end := o.call.who.ExpiresMS; end != 0 {
+		wait = max(0, min(wait, time.UnixMilli(end).Sub(o.server.Wall())))
+	}
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	return sub.Next(ctx)
 }
@@ -189,7 +198,7 @@ func (o *sse) event(e *registry.Event, want *subscription) error {
 	if o.n++; e.Index != o.index {
 		o.index, o.n = e.Index, 0
 	}
-	if e.Index == want.after+1 && o.n < want.skip || !want.wants(e) {
+	if e.Index == want.after+1 && o.n < want.skip || !want.wants(e) || o.server.still(o.call, seeEvent(e)) != nil {
 		return nil
 	}
 	b, err := json.Marshal(event(e))
@@ -203,19 +212,37 @@ func (want *subscription) wants(e *registry.Event) bool {
 	return (want.device == "" || e.Device == want.device) && (want.site == "" || e.Site == want.site) && (want.kind == "" || e.Type == want.kind)
 }
 
-// send writes and flushes within streamWrite.
+// send writes a text.
 func (o *sse) send(text string) error {
+	return o.write(func(b *bufio.Writer) error {
+		_, err := b.WriteString(text)
+		return err
+	})
+}
+
+// A slowWriter writes pieces of an answer to a client that may take streamWrite to receive each.
+type slowWriter struct {
+	w  http.ResponseWriter
+	rc *http.ResponseController
+}
+
+// write sends what piece writes.
+func (o *slowWriter) write(piece func(*bufio.Writer) error) error {
 	if err := o.rc.SetWriteDeadline(time.Now().Add(streamWrite)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return fmt.Errorf("bound the write: %w", err)
 	}
-	if _, err := o.w.Write([]byte(text)); err != nil {
+	b := bufio.NewWriter(o.w)
+	if err := piece(b); err != nil {
+		return err
+	}
+	if err := b.Flush(); err != nil {
 		return fmt.Errorf("write to the stream: %w", err)
 	}
 	return o.flush()
 }
 
 // flush sends what is written and lifts the deadline for it: HTTP/2 would reset a stream whose deadline passes in silence.
-func (o *sse) flush() error {
+func (o *slowWriter) flush() error {
 	if err := o.rc.Flush(); err != nil {
 		return fmt.Errorf("write to the stream: %w", err)
 	}

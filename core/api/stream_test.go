@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
 	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
@@ -33,12 +34,17 @@ type message struct {
 
 func (p *pipes) subscribe(t *testing.T, query, lastID string) *reader {
 	t.Helper()
+	return p.subscribeAs(t, adminToken, query, lastID)
+}
+
+func (p *pipes) subscribeAs(t *testing.T, bearer, query, lastID string) *reader {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://core/v1/events"+query, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Header.Set("Authorization", "Bearer "+adminToken)
+	r.Header.Set("Authorization", "Bearer "+bearer)
 	if lastID != "" {
 		r.Header.Set("Last-Event-ID", lastID)
 	}
@@ -77,6 +83,10 @@ func (r *reader) next() (m message, ok bool) {
 			if m.event == "lagged" {
 				continue
 			}
+			if m.event == "error" {
+				m.comment = value
+				continue
+			}
 			if err := json.Unmarshal([]byte(value), &m.data); err != nil {
 				r.t.Fatalf("%s: %v", value, err)
 			}
@@ -100,7 +110,7 @@ func (r *reader) sites(n int) (out []string) {
 	return out
 }
 
-func setSite(name string) command.Command { return &command.SetSite{By: "test", Site: name} }
+func setSite(name string) command.Command { return &command.SetSite{By: byAdmin, Site: name} }
 
 func TestEventsAsTheyHappen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -226,12 +236,12 @@ func TestEventsDeadReader(t *testing.T) {
 		send(t, conn, "GET /v1/events HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer %s\r\n\r\n", adminToken)
 		s := c.server
 		synctest.Wait()
-		if len(s.streams) != 1 {
-			t.Fatalf("%d streams", len(s.streams))
+		if s.streams.count() != 1 {
+			t.Fatalf("%d streams", s.streams.count())
 		}
 		<-time.After(requestTime + writeSlack + time.Second) // in the bubble's time
-		if len(s.streams) != 0 {
-			t.Errorf("%d streams", len(s.streams))
+		if s.streams.count() != 0 {
+			t.Errorf("%d streams", s.streams.count())
 		}
 	})
 }
@@ -245,7 +255,7 @@ func TestEventsReaderThatDies(t *testing.T) {
 			r.next()
 		}
 		<-time.After(keepAlive + streamWrite + time.Second) // in the bubble's time
-		if n := len(c.server.streams); n != 0 {
+		if n := c.server.streams.count(); n != 0 {
 			t.Errorf("%d streams", n)
 		}
 	})
@@ -270,17 +280,33 @@ func TestEventsBounded(t *testing.T) {
 		c := newCore(t)
 		s := serve(t, c.handler)
 		var open []*reader
-		for range maxStreams {
-			open = append(open, s.subscribe(t, "", ""))
+		for i := range defaultLimits.streams / defaultLimits.streamsEach {
+			bearer := c.operator(fmt.Sprintf("op-%d", i+2), registry.RoleViewer)
+			for range defaultLimits.streamsEach {
+				open = append(open, s.subscribeAs(t, bearer, "", ""))
+			}
+			c.refusesStream(t, bearer) // its own part is used up
 		}
-		w := c.do(request(http.MethodGet, "/v1/events", ""))
-		if p := problem(t, w, http.StatusServiceUnavailable); p.Type != v1.ProblemBusy || w.Header().Get("Retry-After") == "" {
-			t.Errorf("got %+v", p)
-		}
+		c.refusesStream(t, adminToken) // there are no more
 		open[7].cancel()
 		synctest.Wait()
 		s.subscribe(t, "", "")
 	})
+}
+
+// refusesStream checks that no stream is opened, of either sort.
+func (c *core) refusesStream(t *testing.T, bearer string) {
+	t.Helper()
+	targets := []string{"/v1/events"}
+	if bearer == adminToken {
+		targets = append(targets, "/v1/audit/export")
+	}
+	for _, target := range targets {
+		w := c.do(as(bearer, request(http.MethodGet, target, "")))
+		if p := problem(t, w, http.StatusServiceUnavailable); p.Type != v1.ProblemBusy || w.Header().Get("Retry-After") == "" {
+			t.Errorf("got %+v", p)
+		}
+	}
 }
 
 // HEAD tells the headers and opens no stream.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
 	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/liveness"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
@@ -102,7 +103,7 @@ func (p *plant) timeline(limit int, order string) string {
 	var out []string
 	for cursor := ""; ; {
 		target := fmt.Sprintf("/v1/devices/%v/presence?limit=%d&order=%s&cursor=%s", p.m.id, limit, order, cursor)
-		page := call[v1.List[v1.PresenceItem]](p.core, http.MethodGet, target, "", http.StatusOK)
+		page := ask[v1.List[v1.PresenceItem]](p.core, http.MethodGet, target, "", http.StatusOK)
 		for _, it := range page.Items {
 			to := ""
 			if it.To != nil {
@@ -151,7 +152,9 @@ func TestTimelineOfAnOutage(t *testing.T) {
 	p.expect("the link is down", "on 1-10, off 10-12 heartbeat_missed, on 12-20, off 20- site_unreachable")
 	p.until(40)
 	p.reach(true, 40)
-	p.tracker.Lead(true, time.Now()) // forgets what gateways said
+	p.tracker = liveness.New(10 * time.Second) // the node was started anew
+	p.server.Tracker = p.tracker
+	p.tracker.Lead(true, time.Now())
 	p.expect("the link is back, the gateway has not spoken", "on 1-10, off 10-12 heartbeat_missed, on 12-20, off 20-40 site_unreachable, on 40- recovering")
 	p.vouch(p.m, plantGateway)
 	p.expect("the gateway has spoken", "on 1-10, off 10-12 heartbeat_missed, on 12-")
@@ -172,7 +175,7 @@ func TestTimelineOfALostGateway(t *testing.T) {
 	p.until(45)
 	p.offline(p.m, plantGateway, minute(45), minute(19), 36, 0)
 	p.expect("expired", "on 1-20, off 20-40 site_unreachable, on 40-45, off 45- heartbeat_missed")
-	items := call[v1.List[v1.PresenceItem]](p.core, http.MethodGet, "/v1/devices/"+p.m.id.String()+"/presence", "", http.StatusOK).Items
+	items := ask[v1.List[v1.PresenceItem]](p.core, http.MethodGet, "/v1/devices/"+p.m.id.String()+"/presence", "", http.StatusOK).Items
 	if items[0].Beats != 36 || items[1].Beats != 0 || items[2].Beats != 0 {
 		t.Errorf("got %+v", items)
 	}

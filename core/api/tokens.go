@@ -1,12 +1,11 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
-	"net/http"
-	"strings"
 	"time"
-	"unicode"
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
 	"github.com/holdfast-edge/holdfast/core/command"
@@ -17,31 +16,21 @@ import (
 
 // Limits of a token's time to live. A token that outlives a month is a standing invitation.
 const (
-	minTTL = time.Minute
-	maxTTL = 720 * time.Hour
+	minTTL     = time.Minute
+	maxTTL     = 720 * time.Hour
+	defaultTTL = time.Hour
+	coreTTL    = 15 * time.Minute // the most, and the default, for a core node
 )
-
-func (s *server) tokenRoutes() {
-	add(s, op(http.MethodGet, "/v1/tokens", "list-tokens", "List enrollment tokens in order of id"), s.listTokens)
-	create := op(http.MethodPost, "/v1/tokens", "create-token", "Make an enrollment token")
-	create.DefaultStatus = http.StatusCreated
-	add(s, create, s.createToken)
-	add(s, missable(op(http.MethodGet, "/v1/tokens/{id}", "get-token", "One enrollment token")), s.getToken)
-	add(s, missable(op(http.MethodDelete, "/v1/tokens/{id}", "revoke-token", "Revoke an enrollment token")), s.revokeToken)
-}
 
 type listTokensInput struct {
 	Reading
 	Paging
 }
 
-func (s *server) listTokens(ctx context.Context, in *listTokensInput) (*reply[v1.List[v1.Token]], error) {
-	v, err := s.view(ctx, in.Reading)
-	if err != nil {
-		return nil, err
-	}
+func (s *server) listTokens(ctx context.Context, c *call, in *listTokensInput) (*reply[v1.List[v1.Token]], error) {
 	now := s.Wall()
-	return namedPage(ctx, in.Paging, listOf("tokens"), v.Tokens,
+	return namedPage(ctx, in.Paging, listOf("tokens"), c.view.Tokens,
+		func(t *registry.Token) bool { return c.maySee(seeToken(t)) },
 		func(t *registry.Token) string { return t.ID.String() },
 		func(t *registry.Token) v1.Token { return token(t, now) })
 }
@@ -64,39 +53,37 @@ type getTokenInput struct {
 	TokenPath
 }
 
-func (s *server) getToken(ctx context.Context, in *getTokenInput) (*reply[v1.Token], error) {
-	t, err := s.findToken(ctx, in.Reading, in.TokenPath)
+func (s *server) getToken(_ context.Context, c *call, in *getTokenInput) (*reply[v1.Token], error) {
+	t, err := in.find(c.view)
 	if err != nil {
 		return nil, err
 	}
 	return answer(token(t, s.Wall())), nil
 }
 
-// findToken reads the token of a path.
-func (s *server) findToken(ctx context.Context, in Reading, p TokenPath) (*registry.Token, error) {
+// find is the token of a path.
+func (p TokenPath) find(v registry.View) (*registry.Token, error) {
 	id, err := p.token()
-	if err != nil {
-		return nil, err
-	}
-	v, err := s.view(ctx, in)
 	if err != nil {
 		return nil, err
 	}
 	t, ok := v.Token(id)
 	if !ok {
-		return nil, fmt.Errorf("token %v: %w", id, registry.ErrNotFound)
+		return nil, missingToken(id)
 	}
 	return t, nil
 }
 
+func missingToken(id seal.TokenID) error { return fmt.Errorf("token %v: %w", id, registry.ErrNotFound) }
+
 type revokeTokenInput struct{ TokenPath }
 
-func (s *server) revokeToken(ctx context.Context, in *revokeTokenInput) (*reply[v1.Token], error) {
-	t, err := s.findToken(ctx, Reading{}, in.TokenPath)
+func (s *server) revokeToken(ctx context.Context, c *call, in *revokeTokenInput) (*reply[v1.Token], error) {
+	t, err := in.find(c.view)
 	if err != nil {
 		return nil, err
 	}
-	t, err = propose[*registry.Token](ctx, s.Registry, &command.RevokeToken{By: operator(ctx).Name, ID: t.ID})
+	t, err = propose[*registry.Token](ctx, s, c, &command.RevokeToken{ID: t.ID})
 	if err != nil {
 		return nil, err
 	}
@@ -110,35 +97,43 @@ type createTokenReply struct {
 	Body     v1.NewToken
 }
 
-func (s *server) createToken(ctx context.Context, in *createTokenInput) (*createTokenReply, error) {
-	c, err := newToken(&in.Body)
+func (s *server) createToken(ctx context.Context, c *call, in *createTokenInput) (*createTokenReply, error) {
+	ask, err := newTokenCommand(&in.Body)
 	if err != nil {
 		return nil, err
 	}
-	secret := seal.NewToken(s.Pin)
-	c.By, c.ID, c.Public = operator(ctx).Name, secret.ID, secret.Public()
-	t, err := propose[*registry.Token](ctx, s.Registry, c)
-	if err != nil {
+	secret := s.newSecret(c)
+	ask.ID, ask.Public = secret.ID, secret.Public()
+	t, err := propose[*registry.Token](ctx, s, c, ask)
+	switch {
+	case errors.Is(err, registry.ErrExists) && c.once != nil:
+		return nil, errForgotten()
+	case err != nil:
 		return nil, err
+	case t.ID != ask.ID || !bytes.Equal(t.Public, ask.Public):
+		return nil, errLost("token " + t.ID.String())
 	}
 	out := &createTokenReply{Location: "/v1/tokens/" + t.ID.String()}
 	out.Body = v1.NewToken{ID: t.ID.String(), Token: secret.Reveal(), Record: token(t, s.Wall())}
 	return out, nil
 }
 
-// newToken checks what is asked for. The enums, the bounds of uses and the defaults are in the schema.
-func newToken(b *v1.CreateToken) (*command.CreateToken, error) {
+// newTokenCommand checks what is asked for. The enums and the bounds of uses are in the schema, and the defaults of tokens for
+// devices and gateways.
+func newTokenCommand(b *v1.CreateToken) (*command.CreateToken, error) {
 	c := &command.CreateToken{Kind: seal.Kind(b.Kind), Site: b.Site, Tags: b.Tags, Uses: b.Uses, Comment: b.Comment}
+	check, most := checkSiteToken, maxTTL
 	if c.Kind == seal.KindCore {
-		return nil, invalid("body.kind", "core is not taken: a second core node cannot join yet; make device and gateway tokens")
+		check, most = checkCoreToken, coreTTL
 	}
-	if b.Site == "" {
-		return nil, invalid("body.site", "is missing: a %s token enrolls into one site", b.Kind)
+	if err := check(b); err != nil {
+		return nil, err
 	}
-	if err := ident.CheckName("site", b.Site); err != nil {
-		return nil, invalid("body.site", "%v", err)
+	text := b.TTL
+	if text == "" {
+		text = min(most, defaultTTL).String()
 	}
-	ttl, err := duration("body.ttl", b.TTL, minTTL, maxTTL)
+	ttl, err := duration("body.ttl", text, minTTL, most)
 	if err != nil {
 		return nil, err
 	}
@@ -149,8 +144,30 @@ func newToken(b *v1.CreateToken) (*command.CreateToken, error) {
 	if err := checkTags("body.tags", b.Tags); err != nil {
 		return nil, err
 	}
-	if strings.ContainsFunc(b.Comment, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	if !printable(b.Comment) {
 		return nil, invalid("body.comment", "has characters that do not print")
 	}
 	return c, nil
+}
+
+// checkSiteToken holds a token for devices or gateways against its rules.
+func checkSiteToken(b *v1.CreateToken) error {
+	if b.Site == "" {
+		return invalid("body.site", "is missing: a %s token enrolls into one site", b.Kind)
+	}
+	if err := ident.CheckName("site", b.Site); err != nil {
+		return invalid("body.site", "%v", err)
+	}
+	return nil
+}
+
+// checkCoreToken holds a token for a core node against its rules: whoever has it gets the keys of the fleet.
+func checkCoreToken(b *v1.CreateToken) error {
+	if b.Site != "" {
+		return invalid("body.site", "is given: a core node belongs to no site")
+	}
+	if b.Uses != 1 {
+		return invalid("body.uses", "is %d: a core token is for one node", b.Uses)
+	}
+	return nil
 }

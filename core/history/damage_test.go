@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ type damaged struct {
 	dir    string
 	recs   []Record
 	synced int
+	first  int // of recs, what is in the first segment
 	opts   Options
 }
 
@@ -34,6 +36,7 @@ func newDamaged(tb testing.TB, unsynced int) damaged {
 	if len(s.segments) != 3 || s.active == nil {
 		tb.Fatalf("the test wants two sealed segments and an open one, not %d", len(s.segments))
 	}
+	d.first = int(s.segments[0].Records)
 	d.dir = copyDir(tb, s.dir)
 	return d
 }
@@ -63,7 +66,7 @@ func (d *damaged) wantCorrupt(tb testing.TB, file string) {
 	if file != "" && broken.File != file {
 		tb.Fatalf("the error names %s, not %s: %v", broken.File, file, err)
 	}
-	if !strings.Contains(err.Error(), "copy of the history directory of another core node") {
+	if !strings.Contains(err.Error(), "remove this node from the cluster and join it again") {
 		tb.Fatalf("the error does not say what to do: %v", err)
 	}
 }
@@ -150,9 +153,9 @@ func TestTornFooterAtEveryByte(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.synced = len(testRecords(1, first))
+	d.synced = d.first
 	for size := len(sealed) - frameHead - footerBody; size <= len(sealed); size++ {
-		writeFile(t, files[0], mark{first, info.Size()}.encode())
+		writeFile(t, files[0], syncMark{first, info.Size(), markOf(d.recs[:d.first])}.encode())
 		writeFile(t, files[2], sealed[:size])
 		d.wantRepaired(t, want)
 		if err := os.Remove(files[3]); err != nil {
@@ -208,7 +211,7 @@ func TestBitFlipUnderAnOpenStoreIsNeverDelivered(t *testing.T) {
 			bad := bytes.Clone(good)
 			bad[i] ^= 1 << (i % 8)
 			writeFile(t, name, bad)
-			if err := s.Verify(context.Background()); !errors.Is(err, ErrCorrupt) {
+			if err := s.Verify(context.Background(), markOf(d.recs), math.MaxUint64); !errors.Is(err, ErrCorrupt) {
 				t.Fatalf("byte %d of %s: verify says %v", i, name, err)
 			}
 			got, err := scanAll(s, 0)

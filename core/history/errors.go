@@ -23,6 +23,17 @@ var (
 	// ErrVersion is wrapped by Open's error when a file was written in a format that this release does not know.
 	ErrVersion = errors.New("history: unknown format version")
 
+	// ErrIncomplete is wrapped by the error of every way of reading while records are missing that are still to be fetched from a peer, and
+	// by Export's error when this store does not reach as far as was asked for. Try again later, or another node.
+	ErrIncomplete = errors.New("history: incomplete")
+
+	// ErrMismatch is wrapped by the error when records do not have the chain that the replicated state asks for.
+	ErrMismatch = errors.New("history: records do not fit the replicated state")
+
+	// ErrChunk is wrapped by Fill's error when the bytes are not a chunk, or not one that joins on. Nothing was stored. Fetch it again, or from
+	// another peer.
+	ErrChunk = errors.New("history: invalid chunk")
+
 	// ErrCorrupt is what every [*CorruptError] is, for errors.Is.
 	ErrCorrupt = errors.New("history: data is damaged")
 )

@@ -21,9 +21,12 @@ func TestGoldenBytes(t *testing.T) {
 		Stream: StreamID{0xe1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}, Data: []byte("data"),
 	}
 	foot := footer{records: 3, last: Cursor{Index: 8, N: 9}}
+	m := Mark{Count: 0x1112131415161718}
 	for i := range foot.sum {
-		foot.sum[i] = byte(i)
+		foot.sum[i], m.Head[i] = byte(i), byte(0x20+i)
 	}
+	base := syncMark{first: 7, end: 83, chain: m}
+	whole := Mark{Count: m.Count + 1, Head: foot.sum}
 	for name, c := range map[string]struct {
 		got  []byte
 		want string
@@ -31,7 +34,9 @@ func TestGoldenBytes(t *testing.T) {
 		"header": {encodeHeader(header{first: 7, prev: 5}), goldenHeader},
 		"record": {appendRecord(nil, 7, headerSize, &rec), goldenRecord},
 		"footer": {appendFooter(nil, 7, 83, &foot), goldenFooter},
-		"mark":   {mark{first: 7, end: 83}.encode(), goldenMark},
+		"mark":   {base.encode(), goldenMark},
+		"gap":    {(&gap{state: gapClosing, upto: 9, want: whole, base: base}).encode(), goldenGap},
+		"chunk":  {appendRecord(newChunk(Cursor{3, 4}, 0x0102030405060708), 0, chunkHead, &rec), goldenChunk},
 	} {
 		if got := hex.EncodeToString(c.got); got != c.want {
 			t.Errorf("%s is\n%s, want\n%s", name, got, c.want)
@@ -44,7 +49,9 @@ const (
 	goldenRecord = "0000002b1e730783010d0102030405060708090a0b0c0000018bcfe56800e10102030405060708090a0b0c0d0e0f1064617461"
 	goldenFooter = "00000035ed8a7f7f020000000000000003000000000000000800000009000102030405060708090a0b0c0d0e0f101112131415161718191a" +
 		"1b1c1d1e1f"
-	goldenMark = "686673796e6365640000000000000007000000000000005392aff9b6"
+	goldenMark  = "686673796e636564000000000000000700000000000000531112131415161718202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f1b2f4155"
+	goldenGap   = "68666873746761700300000000000000091112131415161719000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f000000000000000700000000000000531112131415161718202122232425262728292a2b2c2d2e2f303132333435363738393a3b3c3d3e3f23c1bfe0"
+	goldenChunk = "010000000000000000030000000401020304050607080000002bcf2f5e42010d0102030405060708090a0b0c0000018bcfe56800e10102030405060708090a0b0c0d0e0f1064617461"
 )
 
 func TestHeaderRefusesEveryChange(t *testing.T) {
@@ -134,7 +141,7 @@ func TestPositionKeepsItsParts(t *testing.T) {
 }
 
 func TestMarkRefusesEveryChange(t *testing.T) {
-	m := mark{first: 9, end: 4711}
+	m := syncMark{first: 9, end: 4711, chain: markOf(testRecords(1, 3))}
 	good := m.encode()
 	if got, err := decodeMark(good); err != nil || got != m {
 		t.Fatalf("got %+v, %v", got, err)
@@ -154,7 +161,7 @@ func TestMarkRefusesEveryChange(t *testing.T) {
 	if _, err := decodeMark(append(good, 0)); err == nil {
 		t.Error("a longer file was accepted")
 	}
-	if _, err := decodeMark(mark{first: 1, end: -1}.encode()); err == nil {
+	if _, err := decodeMark(syncMark{first: 1, end: -1}.encode()); err == nil {
 		t.Error("a negative length was accepted")
 	}
 }

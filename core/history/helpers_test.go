@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -166,6 +167,18 @@ func wantStored(t failer, s *Store, recs []Record) {
 	if index, n := s.Last(); index != last.Index || n != last.N {
 		t.Fatalf("last is %d/%d, want %v", index, n, last)
 	}
+	if s.chain != markOf(recs) {
+		t.Fatalf("the chain is at %v, want %v", s.chain, markOf(recs))
+	}
+}
+
+// markOf sums up recs the simple way.
+func markOf(recs []Record) Mark {
+	var m Mark
+	for i := range recs {
+		m = Mark{Count: m.Count + 1, Head: Chain(m.Head, &recs[i])}
+	}
+	return m
 }
 
 // copyDir copies a store's directory as it is now, as a crash of the process leaves it.
@@ -239,3 +252,6 @@ func writeFile(tb testing.TB, name string, b []byte) {
 		tb.Fatal(err)
 	}
 }
+
+// newRand is a source of chance that a test can repeat.
+func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, seed)) }

@@ -13,70 +13,103 @@ import (
 
 const (
 	markName = "synced"
-	markSize = 28
+	markSize = 68
 )
 
 var markMagic = []byte("hfsynced")
 
-// A mark says how far the history is known to be on the disk. What lies before it must be there, unharmed, at the next Open; what lies
+// A syncMark says how far the history is known to be on the disk. What lies before it must be there, unharmed, at the next Open; what lies
 // after it may be torn by a crash and comes back out of the log. It lies in a file of its own, because segments must not depend on when
 // a node happened to sync.
-type mark struct {
+type syncMark struct {
 	first uint64 // the newest segment with synced data, 0 when nothing was ever synced
 	end   int64  // its synced bytes
+	chain Mark   // of the records that were synced
 }
 
-func (m mark) encode() []byte {
-	b := append([]byte(nil), markMagic...)
+// appendTo appends the mark's 56 bytes.
+func (m *syncMark) appendTo(b []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, m.first)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.end)) //nolint:gosec // an offset is never negative
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return m.chain.appendTo(b)
 }
 
-// decodeMark reads a whole mark file. Its error is damage.
-func decodeMark(b []byte) (mark, error) {
-	switch {
-	case len(b) != markSize:
-		return mark{}, damage("the file has a wrong length")
-	case !bytes.Equal(b[:8], markMagic):
-		return mark{}, damage("the file does not start as it should")
-	case crc32.Checksum(b[:24], castagnoli) != binary.BigEndian.Uint32(b[24:]):
-		return mark{}, damage("the checksum does not fit")
-	}
-	m := mark{first: binary.BigEndian.Uint64(b[8:]), end: int64(binary.BigEndian.Uint64(b[16:]))} //nolint:gosec // checked below
+// decodeSyncMark reads what appendTo wrote. Its error is damage.
+func decodeSyncMark(b []byte) (syncMark, error) {
+	m := syncMark{first: binary.BigEndian.Uint64(b), end: int64(binary.BigEndian.Uint64(b[8:])), chain: decodeChain(b[16:])} //nolint:gosec // checked below
 	if m.end < 0 || m.end > maxSegmentSize {
-		return mark{}, damage("the synced length is impossible")
+		return syncMark{}, damage("the synced length is impossible")
 	}
 	return m, nil
 }
 
+func (m syncMark) encode() []byte {
+	b := m.appendTo(append([]byte(nil), markMagic...))
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+// decodeMark reads a whole mark file. Its error is damage.
+func decodeMark(b []byte) (syncMark, error) {
+	if err := checkSmall(b, markMagic, markSize); err != nil {
+		return syncMark{}, err
+	}
+	return decodeSyncMark(b[8:])
+}
+
 // readMark returns the mark of dir; found is false when there is none.
-func readMark(fsys FS, dir string) (m mark, found bool, err error) {
+func readMark(fsys FS, dir string) (m syncMark, found bool, err error) {
 	name := filepath.Join(dir, markName)
-	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return mark{}, false, nil
+	b, err := readSmall(fsys, name, markSize)
+	if b == nil || err != nil {
+		return syncMark{}, false, err
 	}
-	if err != nil {
-		return mark{}, false, fmt.Errorf("open the sync mark: %w", err)
-	}
-	b := make([]byte, markSize+1)
-	n, err := readFull(f, b, 0)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return mark{}, false, fmt.Errorf("read the sync mark: %w", err)
-	}
-	m, err = decodeMark(b[:n])
+	m, err = decodeMark(b)
 	return m, true, located(err, name, 0)
 }
 
 // writeMark replaces the mark of dir, durably.
-func writeMark(fsys FS, dir string, m mark) error {
-	f, err := createDurably(fsys, dir, markName, m.encode())
+func writeMark(fsys FS, dir string, m syncMark) error {
+	return writeSmall(fsys, dir, markName, m.encode())
+}
+
+// checkSmall checks a file that is read as a whole: its length, how it begins, and the checksum in its last four bytes. Its error is damage.
+func checkSmall(b, magic []byte, size int) error {
+	switch {
+	case len(b) != size:
+		return damage("the file has a wrong length")
+	case !bytes.HasPrefix(b, magic):
+		return damage("the file does not start as it should")
+	case crc32.Checksum(b[:size-4], castagnoli) != binary.BigEndian.Uint32(b[size-4:]):
+		return damage("the checksum does not fit")
+	}
+	return nil
+}
+
+// readSmall returns the content of a file of so many bytes, and one byte more when it is longer; nil when there is no such file.
+func readSmall(fsys FS, name string, size int) ([]byte, error) {
+	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
-		return fmt.Errorf("write the sync mark: %w", err)
+		return nil, err
+	}
+	b := make([]byte, size+1)
+	n, err := readFull(f, b, 0)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("read %s: %w", name, err)
+	}
+	return b[:n], nil
+}
+
+// writeSmall replaces a file of dir as a whole, durably.
+func writeSmall(fsys FS, dir, name string, content []byte) error {
+	f, err := createDurably(fsys, dir, name, content)
+	if err != nil {
+		return err
 	}
 	if err := f.Close(); err != nil {
-		return fmt.Errorf("close the sync mark: %w", err)
+		return fmt.Errorf("close %s: %w", filepath.Join(dir, name), err)
 	}
 	return nil
 }

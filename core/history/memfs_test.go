@@ -17,13 +17,14 @@ import (
 var errPowerCut = errors.New("power cut")
 
 // memFS is a file system in memory that knows what a power cut takes away. File content counts as durable from the file's Sync on, names
-// from SyncDir on. Of what was not synced, crash keeps an arbitrary part: of the writes any pieces, of the names the first few changes.
+// from SyncDir of their directory on. Of what was not synced, crash keeps an arbitrary part: of the writes any pieces, of the names the first
+// few changes in each directory.
 type memFS struct {
 	mu      sync.Mutex
 	files   map[string]*memFile
 	durable map[string]*memFile
-	names   []func(map[string]*memFile) // changes since SyncDir, oldest first
-	fuse    int                         // operations that change something until the power is cut; negative: never
+	names   map[string][]func(map[string]*memFile) // by directory: changes since SyncDir, oldest first
+	fuse    int                                    // operations that change something until the power is cut; negative: never
 	locked  bool
 	broken  bool // a file's Sync fails and forgets what it should have written, as Linux does
 }
@@ -35,7 +36,9 @@ type memFile struct {
 }
 
 func newMemFS() *memFS {
-	return &memFS{files: make(map[string]*memFile), durable: make(map[string]*memFile), fuse: -1}
+	return &memFS{
+		files: make(map[string]*memFile), durable: make(map[string]*memFile), names: make(map[string][]func(map[string]*memFile)), fuse: -1,
+	}
 }
 
 // spend counts an operation; it fails once the power is cut. The caller holds mu.
@@ -55,8 +58,10 @@ func (m *memFS) crash(r *rand.Rand) *memFS {
 	defer m.mu.Unlock()
 	next := newMemFS()
 	names := maps.Clone(m.durable)
-	for _, change := range m.names[:r.IntN(len(m.names)+1)] {
-		change(names)
+	for _, dir := range slices.Sorted(maps.Keys(m.names)) {
+		for _, change := range m.names[dir][:r.IntN(len(m.names[dir])+1)] {
+			change(names)
+		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		content := bytes.Clone(names[name].durable)
@@ -73,7 +78,11 @@ func (m *memFS) crash(r *rand.Rand) *memFS {
 func (m *memFS) kill() *memFS {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return &memFS{files: maps.Clone(m.files), durable: maps.Clone(m.durable), names: slices.Clone(m.names), fuse: -1}
+	names := make(map[string][]func(map[string]*memFile))
+	for dir, changes := range m.names {
+		names[dir] = slices.Clone(changes)
+	}
+	return &memFS{files: maps.Clone(m.files), durable: maps.Clone(m.durable), names: names, fuse: -1}
 }
 
 type memLock struct{ m *memFS }
@@ -117,13 +126,13 @@ func (m *memFS) ReadDir(dir string) ([]fs.DirEntry, error) {
 	return list, nil
 }
 
-// rename makes a change of names now and leaves it to the next SyncDir or crash.
-func (m *memFS) rename(change func(map[string]*memFile)) error {
+// rename makes a change of names in dir now and leaves it to the next SyncDir or crash.
+func (m *memFS) rename(dir string, change func(map[string]*memFile)) error {
 	if err := m.spend(); err != nil {
 		return err
 	}
 	change(m.files)
-	m.names = append(m.names, change)
+	m.names[dir] = append(m.names[dir], change)
 	return nil
 }
 
@@ -136,7 +145,7 @@ func (m *memFS) OpenFile(name string, flag int, _ fs.FileMode) (File, error) {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrNotExist}
 	case flag&createFlags != 0:
 		f = &memFile{}
-		if err := m.rename(func(names map[string]*memFile) { names[name] = f }); err != nil {
+		if err := m.rename(filepath.Dir(name), func(names map[string]*memFile) { names[name] = f }); err != nil {
 			return nil, err
 		}
 	}
@@ -147,7 +156,7 @@ func (m *memFS) Rename(oldName, newName string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	f := m.files[oldName]
-	return m.rename(func(names map[string]*memFile) {
+	return m.rename(filepath.Dir(newName), func(names map[string]*memFile) {
 		delete(names, oldName)
 		names[newName] = f
 	})
@@ -156,16 +165,26 @@ func (m *memFS) Rename(oldName, newName string) error {
 func (m *memFS) Remove(name string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.rename(func(names map[string]*memFile) { delete(names, name) })
+	if m.files[name] == nil {
+		return &fs.PathError{Op: "remove", Path: name, Err: fs.ErrNotExist}
+	}
+	return m.rename(filepath.Dir(name), func(names map[string]*memFile) { delete(names, name) })
 }
 
-func (m *memFS) SyncDir(string) error {
+func (m *memFS) SyncDir(dir string) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.spend(); err != nil {
 		return err
 	}
-	m.durable, m.names = maps.Clone(m.files), nil
+	within := func(name string, _ *memFile) bool { return filepath.Dir(name) == dir }
+	maps.DeleteFunc(m.durable, within)
+	for name, f := range m.files {
+		if within(name, f) {
+			m.durable[name] = f
+		}
+	}
+	delete(m.names, dir)
 	return nil
 }
 

@@ -61,21 +61,57 @@ func advice(err error) string {
 	if !errors.Is(err, ErrCorrupt) {
 		return ""
 	}
-	return "; keep this directory aside and put in its place a copy of the history directory of another core node" +
-		" that is up to date and was stopped for the copy"
+	return "; remove this node from the cluster and join it again with an empty data directory: it fetches the history from the other core nodes"
 }
 
 // release gives up what a failed Open holds.
 func (s *Store) release() error {
-	var err error
-	if s.active != nil {
-		err = s.active.f.Close()
+	err := s.closeActive()
+	if s.ahead != nil {
+		err = errors.Join(err, s.ahead.closeActive())
 	}
 	return errors.Join(err, s.lock.Close())
 }
 
+// closeActive closes the file of the active segment, if there is one.
+func (s *Store) closeActive() error {
+	if s.active == nil {
+		return nil
+	}
+	w := s.active
+	s.active = nil
+	return w.f.Close()
+}
+
 // restore brings the store from the directory's content to where Append may go on.
 func (s *Store) restore() error {
+	g, err := readGap(s.fs, s.dir)
+	if err != nil {
+		return err
+	}
+	if g != nil && g.state == gapCutting {
+		if err := s.cutFilled(g); err != nil {
+			return err
+		}
+	}
+	if err := s.restoreSegments(); err != nil {
+		return err
+	}
+	if g == nil {
+		return s.newAhead(&gap{}).wipe() // a gap that was closed can have left it
+	}
+	if s.ahead, err = s.openAhead(g); err != nil {
+		return err
+	}
+	s.gap = g
+	if g.state == gapClosing || s.chain == g.want {
+		return s.closeGap()
+	}
+	return nil
+}
+
+// restoreSegments loads the segments of the store's own directory. The chain begins where the new store says.
+func (s *Store) restoreSegments() error {
 	names, err := s.clean()
 	if err != nil {
 		return err
@@ -88,11 +124,15 @@ func (s *Store) restore() error {
 		if len(names) > 0 {
 			return &CorruptError{File: filepath.Join(s.dir, markName), Reason: "the file is missing"}
 		}
-		return writeMark(s.fs, s.dir, mark{})
+		return writeMark(s.fs, s.dir, syncMark{})
 	}
 	floor, err := s.floor(names, m)
 	if err != nil {
 		return err
+	}
+	s.mark = m
+	if m.first != 0 {
+		s.chain = m.chain
 	}
 	for i, first := range names {
 		if i < len(names)-1 {
@@ -104,7 +144,7 @@ func (s *Store) restore() error {
 			return err
 		}
 	}
-	return s.markLoaded(m)
+	return s.markLoaded()
 }
 
 // clean removes what an interrupted creation left behind and returns the first indexes of the segments, in order.
@@ -118,13 +158,13 @@ func (s *Store) clean() ([]uint64, error) {
 		base, tmp := strings.CutSuffix(e.Name(), tmpSuffix)
 		first, ok := parseName(base)
 		switch {
-		case tmp && (ok || base == markName):
+		case tmp && (ok || base == markName || base == gapName):
 			if err := s.fs.Remove(filepath.Join(s.dir, e.Name())); err != nil {
 				return nil, err
 			}
 		case ok && !tmp:
 			firsts = append(firsts, first)
-		case e.Name() != markName:
+		case !slices.Contains([]string{markName, gapName, aheadName}, e.Name()):
 			s.log.Warn("foreign file in the history directory", "dir", s.dir, "file", e.Name())
 		}
 	}
@@ -144,7 +184,7 @@ func parseName(name string) (uint64, bool) {
 
 // floor returns how many bytes of the newest segment are known to have been synced. The header always was, because a segment gets its
 // name only after that; a segment without records has nothing else. A mark that is neither in the newest segment nor in the one before it shows that segments are gone.
-func (s *Store) floor(firsts []uint64, m mark) (int64, error) {
+func (s *Store) floor(firsts []uint64, m syncMark) (int64, error) {
 	n := len(firsts)
 	switch {
 	case n > 0 && m.first == firsts[n-1]:
@@ -242,7 +282,8 @@ func (s *Store) dropEmpty() error {
 	return s.fs.SyncDir(s.dir)
 }
 
-// load scans one segment into the index. Its tally covers what was good, also beside an error.
+// load scans one segment into the index, and the records behind the mark into the chain. Its tally covers what was good, also beside an
+// error.
 func (s *Store) load(f File, first uint64) (tally, error) {
 	h := header{first: first}
 	if n := len(s.firsts); n > 0 {
@@ -261,6 +302,9 @@ func (s *Store) load(f File, first uint64) (tally, error) {
 			return damage("the segment is longer than segments get")
 		}
 		s.index.add(r.Stream, newPosition(ordinal, pos, r.Kind))
+		if first > s.mark.first || first == s.mark.first && pos >= s.mark.end {
+			s.chain = s.chain.next(r)
+		}
 		return nil
 	})
 	s.firsts = append(s.firsts, first)
@@ -272,14 +316,13 @@ func (s *Store) load(f File, first uint64) (tally, error) {
 }
 
 // markLoaded moves the mark to the end of what was loaded, all of which is durable.
-func (s *Store) markLoaded(old mark) error {
-	s.mark = old
+func (s *Store) markLoaded() error {
 	n := len(s.segments)
 	if n == 0 {
 		return nil
 	}
-	m := mark{s.segments[n-1].First, s.segments[n-1].Bytes}
-	if m == old {
+	m := syncMark{s.segments[n-1].First, s.segments[n-1].Bytes, s.chain}
+	if m == s.mark {
 		return nil
 	}
 	if err := writeMark(s.fs, s.dir, m); err != nil {

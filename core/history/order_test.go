@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 	"testing"
 	"time"
@@ -60,14 +61,14 @@ func TestVerifyComparesWithWhatWasSealed(t *testing.T) {
 	for name, keep := range map[string]int{"another": 5, "shorter": 4} {
 		d := craft(t, testRecords(1, 3), testRecords(4, 5))
 		s := mustOpen(t, d.dir, d.opts)
-		if err := s.Verify(context.Background()); err != nil {
+		if err := s.Verify(context.Background(), markOf(d.recs), math.MaxUint64); err != nil {
 			t.Fatal(err)
 		}
 		recs := testRecords(1, 3)
 		recs[0].Kind++
 		other := craft(t, recs[:keep], testRecords(4, 5))
 		writeFile(t, d.files(t)[1], readFile(t, other.files(t)[1]))
-		if err := s.Verify(context.Background()); !errors.Is(err, ErrCorrupt) {
+		if err := s.Verify(context.Background(), markOf(d.recs), math.MaxUint64); !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -93,7 +94,7 @@ func craft(t *testing.T, segments ...[]Record) damaged {
 		writeFile(t, filepath.Join(d.dir, fmt.Sprintf(segmentName, h.first)), b)
 		d.recs = append(d.recs, recs...)
 	}
-	writeFile(t, filepath.Join(d.dir, markName), mark{h.first, int64(len(b))}.encode())
+	writeFile(t, filepath.Join(d.dir, markName), syncMark{h.first, int64(len(b)), markOf(d.recs)}.encode())
 	return d
 }
 

@@ -43,7 +43,8 @@ func (q *Query) limit() int {
 // nothing more when the read began; to wait for newer records, go on behind the last one returned. A page ends early when it holds a few
 // megabytes.
 //
-// A damaged record ends the read with an error that wraps ErrCorrupt; no records are returned beside an error.
+// A damaged record ends the read with an error that wraps ErrCorrupt; while a gap is open the error wraps ErrIncomplete. No records are
+// returned beside an error.
 func (s *Store) Read(ctx context.Context, stream StreamID, q Query) ([]Record, Cursor, error) {
 	positions, r, err := s.reader(stream)
 	if err != nil {
@@ -51,7 +52,7 @@ func (s *Store) Read(ctx context.Context, stream StreamID, q Query) ([]Record, C
 	}
 	recs, next, err := r.page(ctx, positions, &q)
 	if err = errors.Join(err, r.close()); err != nil {
-		return nil, Cursor{}, fmt.Errorf("read history: %w", err)
+		return nil, Cursor{}, fmt.Errorf("read history: %w%s", err, advice(err))
 	}
 	return recs, next, nil
 }
@@ -60,8 +61,8 @@ func (s *Store) Read(ctx context.Context, stream StreamID, q Query) ([]Record, C
 func (s *Store) reader(stream StreamID) ([]position, *reader, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if s.down != nil {
-		return nil, nil, s.down
+	if err := s.readable(); err != nil {
+		return nil, nil, err
 	}
 	return s.index.streams[stream], &reader{store: s, stream: stream, firsts: s.firsts, open: -1}, nil
 }
@@ -206,11 +207,18 @@ func (r *reader) fill(have, want int, offset int64) (int, error) {
 	return have + n, err
 }
 
-// Last returns the place of the newest record that reads find; (0, 0) when there is none. After Open it is the newest that survived.
+// Last returns the place of the newest record; (0, 0) when there is none. After Open it is the newest that survived. While a gap is open it
+// is the newest one that was appended behind the gap or, before there is one, the newest of those before it that are there.
 func (s *Store) Last() (index uint64, n uint32) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.last.Index, s.last.N
+	last := s.last
+	if s.ahead != nil {
+		if index, n := s.ahead.Last(); index > 0 {
+			last = Cursor{index, n}
+		}
+	}
+	return last.Index, last.N
 }
 
 // Segments returns the sealed segments in order.
@@ -232,13 +240,18 @@ func (s *Store) Segments() ([]Segment, error) {
 func (s *Store) view() ([]segmentInfo, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return slices.Clone(s.segments), s.down
+	return slices.Clone(s.segments), s.readable()
 }
 
 // Scan calls fn with every record from log index from on, in order, up to the newest there was when the scan began. A record's Data is
 // valid only during the call. An error of fn ends the scan and is wrapped; damage is an error that wraps ErrCorrupt, after the
-// records before it.
+// records before it; while a gap is open the error wraps ErrIncomplete.
 func (s *Store) Scan(ctx context.Context, from uint64, fn func(*Record) error) error {
+	return s.scan(ctx, from, func(_ uint64, _ int64, r *Record) error { return fn(r) })
+}
+
+// scan is Scan that tells where each record lies: the id of its segment and the offset in the file.
+func (s *Store) scan(ctx context.Context, from uint64, fn func(first uint64, pos int64, r *Record) error) error {
 	infos, err := s.view()
 	if err != nil {
 		return err
@@ -249,24 +262,58 @@ func (s *Store) Scan(ctx context.Context, from uint64, fn func(*Record) error) e
 		if i > 0 {
 			prev = infos[i-1].First
 		}
-		err := s.scanOne(&infos[i], prev, func(_ int64, r *Record) error {
+		err := s.scanOne(&infos[i], prev, func(pos int64, r *Record) error {
 			if err := ctx.Err(); err != nil || r.Index < from {
 				return err
 			}
-			return fn(r)
+			return fn(infos[i].First, pos, r)
 		})
 		if err != nil {
-			return fmt.Errorf("scan history: %w", err)
+			return fmt.Errorf("scan history: %w%s", err, advice(err))
 		}
 	}
 	return nil
 }
 
-// Verify reads everything again and compares it with its checksums and, for sealed segments, with what they were when they were sealed
-// or opened. It takes the time that the disk needs; run it now and then to learn of decaying disks. Damage is an error that wraps
-// ErrCorrupt.
-func (s *Store) Verify(ctx context.Context) error {
-	return s.Scan(ctx, 0, func(*Record) error { return nil })
+// MarkAt sums up the records up to log index upto, by reading them. Its errors are those of Scan.
+func (s *Store) MarkAt(ctx context.Context, upto uint64) (Mark, error) {
+	var m Mark
+	err := s.Scan(ctx, 0, func(r *Record) error {
+		if r.Index > upto {
+			return errStop
+		}
+		m = m.next(r)
+		return nil
+	})
+	if err != nil && !errors.Is(err, errStop) {
+		return Mark{}, err
+	}
+	return m, nil
+}
+
+// Verify reads everything again and compares it with its checksums, with what sealed segments were when they were sealed or opened, and, up
+// to log index upto, with the chain that the replicated state has there. It takes the time that the disk needs; run it now and then to learn
+// of decaying disks. Damage is an error that wraps ErrCorrupt; its text names the segment, the offset and the record before it. Sound records
+// with another chain are an error that wraps ErrMismatch; its text names the last record up to upto and its place. While a gap is open the
+// error wraps ErrIncomplete.
+func (s *Store) Verify(ctx context.Context, want Mark, upto uint64) error {
+	var (
+		got   Mark
+		last  Cursor
+		first uint64
+		pos   int64
+	)
+	err := s.scan(ctx, 0, func(segment uint64, offset int64, r *Record) error {
+		if r.Index <= upto {
+			got, last, first, pos = got.next(r), r.Cursor(), segment, offset
+		}
+		return nil
+	})
+	if err == nil && got != want {
+		err = fmt.Errorf("%w: up to log index %d there must be %v, but there are %v, the last of them %v in %s at offset %d; "+
+			"remove this node from the cluster and join it again with an empty data directory", ErrMismatch, upto, want, got, last, s.path(first), pos)
+	}
+	return err
 }
 
 // scanOne scans the part of a segment that info knows, and makes sure that it is as info says.

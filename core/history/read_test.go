@@ -175,7 +175,7 @@ func TestReadOfAMissingFile(t *testing.T) {
 	if _, err := readAll(s, testRecord(1, 0).Stream, Query{}); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("read: %v", err)
 	}
-	if err := s.Verify(context.Background()); !errors.Is(err, ErrCorrupt) {
+	if err := s.Verify(context.Background(), Mark{}, 0); !errors.Is(err, ErrCorrupt) {
 		t.Errorf("verify: %v", err)
 	}
 }

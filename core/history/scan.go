@@ -56,6 +56,9 @@ func scanSegment(r sized, file string, want header, visit func(pos int64, r *Rec
 	if errors.Is(err, errEnd) {
 		err = nil
 	}
+	if d, ok := errors.AsType[damage](err); ok && s.t.records > 0 {
+		err = d + damage(fmt.Sprintf(", behind record %v", s.t.last))
+	}
 	return s.t, located(err, file, s.t.end)
 }
 

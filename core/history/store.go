@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"path/filepath"
 	"sync"
 )
@@ -59,20 +60,30 @@ type Store struct {
 	fs           FS
 	lock         io.Closer
 
-	// The writer's, guarded by wmu. Lock order: wmu, syncMu, mu.
+	// Held through Skip and Fill, the calls that open and close the gap. Lock order: fillMu, wmu, syncMu, mu; those of ahead like its own.
+	fillMu sync.Mutex
+
+	// The writer's, guarded by wmu. While a gap is open only the holder of fillMu adds to these.
 	wmu     sync.Mutex
 	active  *writer // nil before the first record and after a seal
 	tail    Cursor  // last record put; ahead of last only within Append
+	chain   Mark    // of the records put
 	pending []entry // records in active's buffer, not yet to be found
 
 	// Guarded by syncMu, which also keeps the active file open while a Sync uses it.
 	syncMu sync.Mutex
-	mark   mark
+	mark   syncMark
+
+	// The gap and the store of what is appended while it is open; nil when there is none. Guarded by wmu and mu: to change them takes both.
+	// Neither is changed in place.
+	gap   *gap
+	ahead *Store
 
 	// What readers see, guarded by mu.
 	mu       sync.RWMutex
 	down     error // ErrClosed, or what stopped the store; nil while it works
 	last     Cursor
+	applied  uint64   // log index up to which the caller said that all is appended
 	firsts   []uint64 // first index of each segment; only ever grows at the end
 	segments []segmentInfo
 	index    index
@@ -95,9 +106,10 @@ type entry struct {
 	pos    position
 }
 
-// Append stores recs, which must be in ascending order of (Index, N). Those at or before the last stored record are passed over, so that
-// a log can be applied again. A nil error means that reads find the records and that they survive the end of the process, but not a
-// power cut: see Sync. The records may be reused after the call.
+// Append stores recs, which must be in ascending order of (Index, N), with all records of an index in one call. Those at or before the last
+// stored record are passed over, so that a log can be applied again; so are, while a gap is open, those that Fill brings. A nil error means
+// that reads find the records and that they survive the end of the process, but not a power cut: see Sync. The records may be reused after
+// the call.
 //
 // An error that wraps ErrInvalid has changed nothing; every other one has stopped the store.
 func (s *Store) Append(recs []Record) error {
@@ -109,19 +121,28 @@ func (s *Store) Append(recs []Record) error {
 	if err := check(recs); err != nil {
 		return err
 	}
-	recs = after(recs, s.tail)
-	if err := s.fits(recs); err != nil {
+	t := s
+	if s.gap != nil {
+		t, recs = s.ahead, after(recs, Cursor{Index: s.gap.upto, N: math.MaxUint32})
+	}
+	recs = after(recs, t.tail)
+	if err := t.fits(recs); err != nil {
 		return err
 	}
-	for i := range recs {
-		if err := s.put(&recs[i]); err != nil {
-			return s.fail(err)
-		}
-	}
-	if err := s.flush(); err != nil {
+	if err := t.write(recs); err != nil {
 		return s.fail(err)
 	}
 	return nil
+}
+
+// write puts records that follow on the last one, and flushes.
+func (s *Store) write(recs []Record) error {
+	for i := range recs {
+		if err := s.put(&recs[i]); err != nil {
+			return err
+		}
+	}
+	return s.flush()
 }
 
 // fits refuses a batch whose records of one index would outgrow what a position can name.
@@ -160,7 +181,7 @@ func (s *Store) put(r *Record) error {
 	pos := w.size()
 	w.buf = appendRecord(w.buf, w.first, pos, r)
 	s.pending = append(s.pending, entry{r.Stream, newPosition(len(s.firsts)-1, pos, r.Kind)})
-	s.tail = r.Cursor()
+	s.tail, s.chain = r.Cursor(), s.chain.next(r)
 	if len(w.buf) < flushBytes {
 		return nil
 	}
@@ -204,6 +225,9 @@ func (t *tally) info(first uint64) segmentInfo {
 	return info
 }
 
+// here is the sync mark of everything that was written. The buffer is empty.
+func (s *Store) here() syncMark { return syncMark{s.active.first, s.active.end, s.chain} }
+
 func (w *writer) info() segmentInfo { return w.tally.info(w.first) }
 
 // seal ends the active segment. The mark is moved before another segment begins: so only the newest segment can ever hold bytes that
@@ -221,7 +245,7 @@ func (s *Store) seal() error {
 	}
 	w.end += int64(len(b))
 	w.sealed = true
-	if err := s.syncTo(w.f, mark{w.first, w.end}); err != nil {
+	if err := s.syncTo(w.f, s.here()); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -269,23 +293,27 @@ func (s *Store) Sync() error {
 		s.wmu.Unlock()
 		return err
 	}
-	w := s.active
+	t := s
+	if s.gap != nil { // what is filled in need not survive
+		t = s.ahead
+	}
+	w := t.active
 	if w == nil { // sealing has synced all there is
 		s.wmu.Unlock()
 		return nil
 	}
-	m := mark{w.first, w.end}
-	s.syncMu.Lock()
-	defer s.syncMu.Unlock()
+	m := t.here()
+	t.syncMu.Lock()
+	defer t.syncMu.Unlock()
 	s.wmu.Unlock()
-	if err := s.syncTo(w.f, m); err != nil {
+	if err := t.syncTo(w.f, m); err != nil {
 		return s.fail(err)
 	}
 	return nil
 }
 
 // syncTo makes f durable and then says so in the mark. The caller holds syncMu.
-func (s *Store) syncTo(f File, m mark) error {
+func (s *Store) syncTo(f File, m syncMark) error {
 	if m == s.mark {
 		return nil
 	}
@@ -299,27 +327,45 @@ func (s *Store) syncTo(f File, m mark) error {
 	return nil
 }
 
+// syncAll makes everything that was written durable. The caller holds wmu.
+func (s *Store) syncAll() error {
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	if s.active == nil {
+		return nil
+	}
+	return s.syncTo(s.active.f, s.here())
+}
+
 // Close syncs, and releases the directory. Reads that are under way end by themselves, in either way. Closing again does nothing.
 func (s *Store) Close() error {
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
-	s.syncMu.Lock()
-	defer s.syncMu.Unlock()
 	err := s.usable()
 	if errors.Is(err, ErrClosed) {
 		return nil
 	}
-	if w := s.active; w != nil {
-		if err == nil {
-			err = s.syncTo(w.f, mark{w.first, w.end})
+	working := err == nil
+	for _, t := range []*Store{s, s.ahead} {
+		if t != nil {
+			err = errors.Join(err, t.shut(working))
 		}
-		err = errors.Join(err, w.f.Close())
-		s.active = nil
 	}
 	s.mu.Lock()
 	s.down = ErrClosed
 	s.mu.Unlock()
 	return errors.Join(err, s.lock.Close())
+}
+
+// shut closes the active segment, after a last sync if the store works. The caller holds wmu.
+func (s *Store) shut(working bool) error {
+	var err error
+	if working {
+		err = s.syncAll()
+	}
+	s.syncMu.Lock()
+	defer s.syncMu.Unlock()
+	return errors.Join(err, s.closeActive())
 }
 
 // usable returns why the store does not work any more, or nil.

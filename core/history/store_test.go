@@ -215,12 +215,19 @@ func everyCall(s *Store) map[string]error {
 	ctx := context.Background()
 	_, _, read := s.Read(ctx, testStreams[0], Query{})
 	_, segments := s.Segments()
+	_, markAt := s.MarkAt(ctx, 1)
+	_, _, export := s.Export(0, 0, math.MaxUint64, MaxChunk)
+	_, fill := s.Fill(newChunk(Cursor{}, 0))
 	return map[string]error{
+		"mark at":  markAt,
+		"export":   export,
+		"skip":     s.Skip(math.MaxUint64, Mark{Count: math.MaxUint64}),
+		"fill":     fill,
 		"append":   s.Append([]Record{testRecord(1000, 0)}),
 		"sync":     s.Sync(),
 		"read":     read,
 		"scan":     s.Scan(ctx, 0, func(*Record) error { return nil }),
-		"verify":   s.Verify(ctx),
+		"verify":   s.Verify(ctx, Mark{}, 0),
 		"segments": segments,
 	}
 }

@@ -74,6 +74,9 @@ func (n *node) Propose(_ context.Context, c command.Command) (any, error) {
 
 func (n *node) do(c command.Command) {
 	n.t.Helper()
+	if o, ok := c.(command.Operated); ok {
+		o.Actor().Operator = "o1"
+	}
 	if _, err := n.Propose(n.t.Context(), c); err != nil {
 		n.t.Fatalf("%T: %v", c, err)
 	}
@@ -106,7 +109,7 @@ func (n *node) count(kind string, about registry.Subject) int {
 func plant(t *testing.T, devices int, f func(t *testing.T, n *node)) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &node{t: t, tr: liveness.New(period), state: registry.New(), changed: make(chan struct{})}
-		n.do(&command.Init{Fleet: "acme", IntervalMS: uint32(interval.Milliseconds())})
+		n.do(&command.Init{Fleet: "acme", IntervalMS: uint32(interval.Milliseconds()), Operator: command.Operator{ID: "o1", Role: "admin"}})
 		n.do(&command.CreateToken{ID: seal.TokenID{1}, Kind: seal.KindDevice, Site: "plant-7", TTLMS: 1e9, Uses: 1e6})
 		n.do(&command.CreateToken{ID: seal.TokenID{2}, Kind: seal.KindGateway, Site: "plant-7", TTLMS: 1e9, Uses: 9})
 		n.do(&command.Enroll{Token: seal.TokenID{2}, Kind: seal.KindGateway, Name: "gw-a", SPKI: []byte("a")})

@@ -3,8 +3,6 @@
 package netsim
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -28,17 +26,19 @@ type Net struct {
 	rand    *rand.Rand
 	weather Weather
 	cut     map[[2]netip.Addr]bool // from, to
+	off     map[netip.Addr]bool    // hosts that are unplugged
 	packets map[netip.AddrPort]*PacketConn
 	streams map[string]*listener
-	next    uint16 // port for those who do not care
+	open    map[*half]struct{} // directions of open streams
+	next    uint16             // port for those who do not care
 	seen    func(from, to netip.AddrPort, p []byte)
 }
 
 // New makes a network whose randomness comes from seed.
 func New(seed uint64, w Weather) *Net {
 	return &Net{
-		rand: rand.New(rand.NewPCG(seed, 1)), weather: w, cut: make(map[[2]netip.Addr]bool), //nolint:gosec // a seed is the point
-		packets: make(map[netip.AddrPort]*PacketConn), streams: make(map[string]*listener), next: 40000,
+		rand: rand.New(rand.NewPCG(seed, 1)), weather: w, cut: make(map[[2]netip.Addr]bool), off: make(map[netip.Addr]bool), //nolint:gosec // a seed is the point
+		packets: make(map[netip.AddrPort]*PacketConn), streams: make(map[string]*listener), open: make(map[*half]struct{}), next: 40000,
 	}
 }
 
@@ -61,6 +61,31 @@ func (n *Net) Cut(from, to netip.Addr, cut bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.cut[[2]netip.Addr{from, to}] = cut
+	for h := range n.open {
+		h.flow()
+	}
+}
+
+// Unplug takes a host off the network, as a kill of all its processes does: nothing leaves it any more, its streams break, and
+// dials to it fail. Plug brings it back.
+func (n *Net) Unplug(host netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.off[host] = true
+	for h := range n.open {
+		if h.from == host || h.to == host {
+			h.broken, h.closed = true, true
+			delete(n.open, h)
+			h.flow()
+		}
+	}
+}
+
+// Plug puts a host back on the network.
+func (n *Net) Plug(host netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.off, host)
 }
 
 // queue is how many packets a host holds that nobody has read; more are lost, as in a kernel.
@@ -130,7 +155,7 @@ func (n *Net) send(by *PacketConn, to netip.AddrPort, p []byte) {
 		copies = 2
 	}
 	for range copies {
-		if n.cut[[2]netip.Addr{from.Addr(), to.Addr()}] || n.weather.Loss > 0 && n.rand.Float64() < n.weather.Loss {
+		if n.off[from.Addr()] || n.off[to.Addr()] || n.cut[[2]netip.Addr{from.Addr(), to.Addr()}] || n.weather.Loss > 0 && n.rand.Float64() < n.weather.Loss {
 			continue
 		}
 		delay := n.weather.Latency
@@ -228,71 +253,3 @@ func (c *PacketConn) Close() error {
 	})
 	return nil
 }
-
-// errRefused is what a dial to nobody gets.
-var errRefused = errors.New("connection refused")
-
-type listener struct {
-	net  *Net
-	addr string
-	in   chan net.Conn
-	done chan struct{}
-	once sync.Once
-}
-
-// Listen accepts streams at host:port.
-func (n *Net) Listen(addr string) (net.Listener, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if _, taken := n.streams[addr]; taken {
-		return nil, fmt.Errorf("listen %s: address in use", addr)
-	}
-	l := &listener{net: n, addr: addr, in: make(chan net.Conn), done: make(chan struct{})}
-	n.streams[addr] = l
-	return l, nil
-}
-
-// Dial opens a stream to host:port.
-func (n *Net) Dial(ctx context.Context, addr string) (net.Conn, error) {
-	n.mu.Lock()
-	l, ok := n.streams[addr]
-	n.mu.Unlock()
-	if !ok {
-		return nil, fmt.Errorf("dial %s: %w", addr, errRefused)
-	}
-	a, b := net.Pipe()
-	select {
-	case l.in <- b:
-		return a, nil
-	case <-l.done:
-		return nil, fmt.Errorf("dial %s: %w", addr, errRefused)
-	case <-ctx.Done():
-		return nil, fmt.Errorf("dial %s: %w", addr, ctx.Err())
-	}
-}
-
-func (l *listener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.in:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *listener) Close() error {
-	l.once.Do(func() {
-		l.net.mu.Lock()
-		defer l.net.mu.Unlock()
-		delete(l.net.streams, l.addr)
-		close(l.done)
-	})
-	return nil
-}
-
-func (l *listener) Addr() net.Addr { return streamAddr(l.addr) }
-
-type streamAddr string
-
-func (streamAddr) Network() string  { return "tcp" }
-func (a streamAddr) String() string { return string(a) }

@@ -7,10 +7,13 @@ package procs
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,14 +21,17 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
 )
 
-// A Fleet is one core node and whatever gateways and agents are added to it. Its methods are for one goroutine.
+// A Fleet is core nodes and whatever gateways and agents are added to them. Its methods are for one goroutine.
 type Fleet struct {
 	Dir string // everything lies in it
 	Bin string // where the programs are
 
-	API, Uplink, Cluster string // addresses of the core node
+	API, Uplink, Cluster string // addresses of the first core node
+	cores                []*CoreNode
 	ReportPeriod         time.Duration
 
 	mu    sync.Mutex
@@ -184,6 +190,30 @@ func (f *Fleet) JSON(ctx context.Context, v any, args ...string) error {
 	return nil
 }
 
+// A CoreNode is one node of the core.
+type CoreNode struct {
+	Name                 string
+	API, Uplink, Cluster string
+	Proc                 *Proc // the newest; nil before the first start
+}
+
+// Core is the nth core node, from 1. Its ports were free when it was first asked for.
+func (f *Fleet) Core(n int) (*CoreNode, error) {
+	for len(f.cores) < n {
+		c := &CoreNode{Name: fmt.Sprintf("core-%d", len(f.cores)+1), API: f.API, Uplink: f.Uplink, Cluster: f.Cluster}
+		if len(f.cores) > 0 {
+			for _, a := range []*string{&c.API, &c.Uplink, &c.Cluster} {
+				var err error
+				if *a, err = FreeAddr(); err != nil {
+					return nil, err
+				}
+			}
+		}
+		f.cores = append(f.cores, c)
+	}
+	return f.cores[n-1], nil
+}
+
 // InitCore makes the fleet.
 func (f *Fleet) InitCore(ctx context.Context, name string) error {
 	_, err := f.Run(ctx, "holdfast-core", "init", "--data-dir", f.Path("core-1"), "--fleet", name, "--name", "core-1", "--api", f.API,
@@ -191,21 +221,153 @@ func (f *Fleet) InitCore(ctx context.Context, name string) error {
 	return err
 }
 
-// StartCore runs the core node and waits until it serves.
+// StartCore runs the first core node, waits until it serves and logs the operator in there.
 func (f *Fleet) StartCore(ctx context.Context) (*Proc, error) {
-	p, err := f.Start("core-1", "holdfast-core", "run", "--data-dir", f.Path("core-1"))
+	p, err := f.StartCoreNode(ctx, 1)
+	if err != nil {
+		return p, err
+	}
+	return p, f.Login(ctx)
+}
+
+// Login makes the operator's command use the first node's directory and address.
+func (f *Fleet) Login(ctx context.Context) error {
+	_, err := f.CLI(ctx, "login", "https://"+f.API, "--ca-file", f.Path("core-1", "ca.pem"), "--token-file", f.Path("core-1", "admin.token"))
+	return err
+}
+
+// StartCoreNode runs the nth core node and waits until it serves.
+func (f *Fleet) StartCoreNode(ctx context.Context, n int) (*Proc, error) {
+	c, err := f.LaunchCoreNode(n)
 	if err != nil {
 		return nil, err
 	}
-	return p, f.Eventually(ctx, 20*time.Second, func() error {
+	return c.Proc, f.Ready(ctx, n)
+}
+
+// LaunchCoreNode runs the nth core node and waits for nothing.
+func (f *Fleet) LaunchCoreNode(n int) (*CoreNode, error) {
+	c, err := f.Core(n)
+	if err != nil {
+		return nil, err
+	}
+	c.Proc, err = f.Start(c.Name, "holdfast-core", "run", "--data-dir", f.Path(c.Name))
+	return c, err
+}
+
+// Ready waits until the nth core node serves and knows a leader.
+func (f *Fleet) Ready(ctx context.Context, n int) error {
+	c, err := f.Core(n)
+	if err != nil {
+		return err
+	}
+	client, err := f.client()
+	if err != nil {
+		return err
+	}
+	defer client.CloseIdleConnections()
+	return f.Eventually(ctx, 30*time.Second, func() error {
 		select {
-		case <-p.done:
-			return fmt.Errorf("the core ended: %s", p.Tail())
+		case <-c.Proc.done:
+			return fmt.Errorf("%s ended: %s", c.Name, c.Proc.Tail())
 		default:
 		}
-		_, err := f.CLI(ctx, "login", "https://"+f.API, "--ca-file", f.Path("core-1", "ca.pem"), "--token-file", f.Path("core-1", "admin.token"))
-		return err
+		return get(ctx, client, "https://"+c.API+"/readyz")
 	})
+}
+
+// client trusts the fleet's root alone.
+func (f *Fleet) client() (*http.Client, error) {
+	pem, err := os.ReadFile(f.Path("core-1", "ca.pem"))
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pem)
+	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots}}}, nil
+}
+
+func get(ctx context.Context, client *http.Client, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	if err := resp.Body.Close(); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	return nil
+}
+
+// JoinCore makes the nth core node's directory with a one-time token. The node is not started.
+func (f *Fleet) JoinCore(ctx context.Context, n int) error {
+	c, err := f.Core(n)
+	if err != nil {
+		return err
+	}
+	token, err := f.Token(ctx, c.Name, "core", "", 1)
+	if err != nil {
+		return err
+	}
+	_, err = f.Run(ctx, "holdfast-core", "join", "--data-dir", f.Path(c.Name), "--name", c.Name, "--api", c.API, "--uplink", c.Uplink,
+		"--cluster", c.Cluster, "--report-period", f.ReportPeriod.String(), "--join", f.Uplink, "--token-file", token)
+	return err
+}
+
+// StartCores makes the core one of n nodes, all of them voters.
+func (f *Fleet) StartCores(ctx context.Context, n int) error {
+	if _, err := f.StartCore(ctx); err != nil {
+		return err
+	}
+	for i := 2; i <= n; i++ {
+		if err := f.JoinCore(ctx, i); err != nil {
+			return err
+		}
+		if _, err := f.StartCoreNode(ctx, i); err != nil {
+			return err
+		}
+	}
+	return f.Eventually(ctx, 30*time.Second, func() error {
+		st, err := f.Status(ctx)
+		if err != nil {
+			return err
+		}
+		voters := 0
+		for _, node := range st.Nodes {
+			if node.Voter && node.Member {
+				voters++
+			}
+		}
+		if voters != n || st.Leader == "" {
+			return fmt.Errorf("%d voters of %d, leader %q", voters, n, st.Leader)
+		}
+		return nil
+	})
+}
+
+// Status is the core as the node that answers the operator's command sees it.
+func (f *Fleet) Status(ctx context.Context) (st v1.Cluster, err error) {
+	return st, f.JSON(ctx, &st, "cluster", "status")
+}
+
+// Leader is the node that leads, if the one that answers knows.
+func (f *Fleet) Leader(ctx context.Context) (*CoreNode, error) {
+	st, err := f.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range f.cores {
+		if c.Name == st.Leader {
+			return c, nil
+		}
+	}
+	return nil, fmt.Errorf("leader %q is none of this fleet's %d nodes", st.Leader, len(f.cores))
 }
 
 // Token makes an enrollment token and stores it in a file, whose path it returns.
@@ -213,7 +375,11 @@ func (f *Fleet) Token(ctx context.Context, name, kind, site string, uses int) (s
 	var t struct {
 		Token string `json:"token"`
 	}
-	if err := f.JSON(ctx, &t, "tokens", "create", "--kind", kind, "--site", site, "--uses", fmt.Sprint(uses)); err != nil {
+	args := []string{"tokens", "create", "--kind", kind}
+	if kind != "core" {
+		args = append(args, "--site", site, "--uses", fmt.Sprint(uses))
+	}
+	if err := f.JSON(ctx, &t, args...); err != nil {
 		return "", err
 	}
 	path := f.Path(name + ".token")

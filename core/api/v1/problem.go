@@ -19,15 +19,18 @@ type ProblemDetail struct {
 // The problem types. They are append-only.
 const (
 	ProblemInvalid        = "urn:holdfast:problem:invalid-request" // 400, 408, 415, 422: the request itself is wrong
-	ProblemTooLarge       = "urn:holdfast:problem:too-large"       // 413
+	ProblemTooLarge       = "urn:holdfast:problem:too-large"       // 413, 431
 	ProblemUnauthorized   = "urn:holdfast:problem:unauthorized"    // 401: no bearer token, or none that is known
 	ProblemForbidden      = "urn:holdfast:problem:forbidden"       // 403: the token is known and may not do this
 	ProblemNotFound       = "urn:holdfast:problem:not-found"       // 404: no such route or no such thing
 	ProblemMethod         = "urn:holdfast:problem:method"          // 405: the Allow header says which
 	ProblemConflict       = "urn:holdfast:problem:conflict"        // 409: the state changed meanwhile, nothing was done
+	ProblemReused         = "urn:holdfast:problem:key-reused"      // 409: the idempotency key belongs to another request
+	ProblemPrecondition   = "urn:holdfast:problem:precondition"    // 412: the record is not the one that If-Match names
+	ProblemLimited        = "urn:holdfast:problem:too-many"        // 429: too many requests or failed attempts; Retry-After says when
 	ProblemNotLeader      = "urn:holdfast:problem:not-leader"      // 503: nothing was done; the detail names the leader
 	ProblemUnavailable    = "urn:holdfast:problem:unavailable"     // 503: nothing was done; try again
-	ProblemBusy           = "urn:holdfast:problem:busy"            // 503: too many event streams on this node
+	ProblemBusy           = "urn:holdfast:problem:busy"            // 503: too many streams or requests at a time on this node
 	ProblemOutcomeUnknown = "urn:holdfast:problem:outcome-unknown" // 504: it may have been done; read the state before trying again
 	ProblemInternal       = "urn:holdfast:problem:internal"        // 500: a fault of the node; its log has the rest
 )

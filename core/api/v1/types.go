@@ -133,7 +133,7 @@ type Token struct {
 	Comment   string            `json:"comment,omitempty"`
 }
 
-// NewToken is a token just created: the only time its secret is shown.
+// NewToken is a token just created: the only time its secret is shown, but for a repetition of the same request.
 type NewToken struct {
 	Token  string `json:"token" doc:"hf1_…: shown once"`
 	Record Token  `json:"record"`
@@ -142,9 +142,9 @@ type NewToken struct {
 
 // CreateToken asks for a token.
 type CreateToken struct {
-	Kind    string            `json:"kind" enum:"device,gateway,core" doc:"core is refused: a second core node cannot join yet"`
+	Kind    string            `json:"kind" enum:"device,gateway,core" doc:"core takes the role admin, is for one use and lives at most 15m"`
 	Site    string            `json:"site,omitempty" doc:"required for device and gateway; made when it is new"`
-	TTL     string            `json:"ttl,omitempty" default:"1h" doc:"duration from 1m to 720h, such as 90m"`
+	TTL     string            `json:"ttl,omitempty" doc:"duration from 1m to 720h, such as 90m; empty: 1h, for core 15m"`
 	Uses    uint32            `json:"uses,omitempty" minimum:"1" maximum:"10000" default:"1"`
 	Tags    map[string]string `json:"tags,omitempty" doc:"preset on every device that it enrolls; not for other kinds"`
 	Comment string            `json:"comment,omitempty" maxLength:"256" doc:"printable"`
@@ -191,14 +191,16 @@ type Gateway struct {
 
 // Event tells of a change that is committed.
 type Event struct {
-	Index   uint64            `json:"index"`
-	Time    time.Time         `json:"time"`
-	Type    string            `json:"type"`
-	Device  string            `json:"device,omitempty"`
-	Site    string            `json:"site,omitempty"`
-	Gateway string            `json:"gateway,omitempty"`
-	Token   string            `json:"token,omitempty"`
-	Data    map[string]string `json:"data,omitempty"`
+	Index    uint64            `json:"index"`
+	Time     time.Time         `json:"time"`
+	Type     string            `json:"type"`
+	Device   string            `json:"device,omitempty"`
+	Site     string            `json:"site,omitempty"`
+	Gateway  string            `json:"gateway,omitempty"`
+	Token    string            `json:"token,omitempty"`
+	Operator string            `json:"operator,omitempty"`
+	Node     string            `json:"node,omitempty"`
+	Data     map[string]string `json:"data,omitempty"`
 }
 
 // Cluster is the state of the core.
@@ -212,18 +214,91 @@ type Cluster struct {
 
 // Node is one core node.
 type Node struct {
-	Name    string `json:"name"`
-	Address string `json:"address"`
-	Voter   bool   `json:"voter"`
-	Leader  bool   `json:"leader"`
-	Self    bool   `json:"self"`
+	Name         string     `json:"name"`
+	Address      string     `json:"address" doc:"where the other nodes reach it"`
+	API          string     `json:"api" doc:"where operators reach it"`
+	Uplink       string     `json:"uplink" doc:"where gateways reach it"`
+	Member       bool       `json:"member" doc:"admitted by the registry; false: on its way out"`
+	Voter        bool       `json:"voter" doc:"false: it catches up, or has not been taken in yet"`
+	Leader       bool       `json:"leader"`
+	Self         bool       `json:"self" doc:"the node that answers"`
+	LastContactS *float64   `json:"last_contact_s" doc:"seconds since the answering node heard of it; null: it does not hear of it directly"`
+	Index        *uint64    `json:"index" doc:"newest log index that it told of; null: not told"`
+	CatchingUp   bool       `json:"catching_up" doc:"fetches history that it lacks"`
+	JoinedAt     *time.Time `json:"joined_at"`
+}
+
+// TransferLeadership asks the leader to hand over.
+type TransferLeadership struct {
+	To string `json:"to,omitempty" doc:"name of the node to lead; empty: whichever is best"`
+}
+
+// Snapshot tells of a snapshot that was made.
+type Snapshot struct {
+	Node  string `json:"node"`
+	Index uint64 `json:"index" doc:"log index that it reaches"`
+}
+
+// Operator is somebody with a bearer token for the API. The token itself is not kept.
+type Operator struct {
+	ID           string     `json:"id"`
+	Name         string     `json:"name"`
+	Role         string     `json:"role" enum:"viewer,operator,admin"`
+	Sites        []string   `json:"sites" nullable:"false" doc:"what it is limited to; empty: the whole fleet"`
+	State        string     `json:"state" enum:"active,expired,revoked"`
+	CreatedAt    time.Time  `json:"created_at"`
+	CreatedBy    string     `json:"created_by" doc:"id of an operator; empty: made with the fleet"`
+	ExpiresAt    *time.Time `json:"expires_at" doc:"null: never"`
+	LastUsedAt   *time.Time `json:"last_used_at" doc:"to about a minute; null: never"`
+	LastUsedFrom string     `json:"last_used_from" doc:"address of the newest request"`
+}
+
+// CreateOperator asks for an operator.
+type CreateOperator struct {
+	Name  string   `json:"name" minLength:"1" maxLength:"64" doc:"printable"`
+	Role  string   `json:"role" enum:"viewer,operator,admin"`
+	Sites []string `json:"sites,omitempty" nullable:"false" maxItems:"64" doc:"limit to these sites; empty: the whole fleet"`
+	TTL   string   `json:"ttl,omitempty" doc:"duration from 1m to 87600h, such as 720h; empty: no end"`
+}
+
+// NewOperator is an operator just made: the only time its token is shown, but for a repetition of the same request.
+type NewOperator struct {
+	Operator Operator `json:"operator"`
+	Token    string   `json:"token" doc:"hfo1_…: shown once"`
+}
+
+// AuditRecord is one record of the audit trail.
+type AuditRecord struct {
+	Seq     uint64            `json:"seq" doc:"from 1, without gaps"`
+	Index   uint64            `json:"index" doc:"log index of the entry that had the effect"`
+	Time    time.Time         `json:"time" doc:"log time"`
+	Actor   string            `json:"actor" doc:"operator:ID, token:ID, core, core:NAME or recovery"`
+	Action  string            `json:"action" doc:"noun.verb"`
+	Target  string            `json:"target,omitempty"`
+	Site    string            `json:"site,omitempty"`
+	Request string            `json:"request,omitempty"`
+	Source  string            `json:"source,omitempty"`
+	Outcome string            `json:"outcome" enum:"done,refused"`
+	Detail  map[string]string `json:"detail,omitempty"`
+	Raw     string            `json:"raw" doc:"base64 of the record's bytes, over which the chain is made"`
+	Hash    string            `json:"hash" doc:"hex of the chain's hash after this record"`
+}
+
+// AuditHead is how far the audit trail has come.
+type AuditHead struct {
+	Seq    uint64    `json:"seq"`
+	Hash   string    `json:"hash" doc:"hex"`
+	Time   time.Time `json:"time" doc:"log time of the newest entry"`
+	Sealed string    `json:"sealed" doc:"base64 of the head as signed by the fleet's authority"`
 }
 
 // Whoami is who the bearer token speaks for.
 type Whoami struct {
-	Operator string `json:"operator"`
-	Role     string `json:"role"`
-	Fleet    string `json:"fleet"`
+	ID       string   `json:"id"`
+	Operator string   `json:"operator" doc:"its name"`
+	Role     string   `json:"role"`
+	Sites    []string `json:"sites" nullable:"false" doc:"what it is limited to; empty: the whole fleet"`
+	Fleet    string   `json:"fleet"`
 }
 
 // Health is the answer of /healthz and /readyz when all is well.

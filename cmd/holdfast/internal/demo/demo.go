@@ -21,6 +21,7 @@ const (
 	site     = "plant-7"
 	interval = time.Second // short, so that nobody waits long to see a device go offline
 	agents   = 3
+	nodes    = 3
 )
 
 // Command is `holdfast demo`.
@@ -28,7 +29,7 @@ func Command() *cobra.Command {
 	var once, keep bool
 	c := &cobra.Command{
 		Use:   "demo",
-		Short: "Run a core node, a gateway and three agents on this machine",
+		Short: "Run three core nodes, a gateway and three agents on this machine",
 		Long: `Runs a whole fleet as real processes on free loopback ports, in a temporary directory, and stays up until interrupted.
 
 With --once it runs through a story, checks every step, and ends with exit code 0, or says what was wrong.`,
@@ -45,7 +46,6 @@ type demo struct {
 	*procs.Fleet
 	out     io.Writer
 	begun   time.Time
-	core    *procs.Proc
 	gateway *procs.Proc
 	listen  string // of the gateway
 	ids     []string
@@ -101,16 +101,19 @@ func (d *demo) start() []func(context.Context) error {
 	return []func(context.Context) error{d.startCore, d.startGateway, d.enrollAgents, d.startAgents}
 }
 
-func (d *demo) startCore(ctx context.Context) (err error) {
-	d.say("make the fleet and start its core node")
+func (d *demo) startCore(ctx context.Context) error {
+	d.say("make the fleet and start its core of %d nodes", nodes)
 	if err := d.InitCore(ctx, "demo"); err != nil {
 		return err
 	}
-	if d.core, err = d.StartCore(ctx); err != nil {
+	if err := d.StartCores(ctx, nodes); err != nil {
 		return err
 	}
-	d.say("the API is at https://%s", d.API)
-	_, err = d.CLI(ctx, "sites", "set", site, "--heartbeat-interval", interval.String())
+	d.say("the API is at https://%s and at each other node:", d.API)
+	if err := d.show(ctx, "cluster", "status"); err != nil {
+		return err
+	}
+	_, err := d.CLI(ctx, "sites", "set", site, "--heartbeat-interval", interval.String())
 	return err
 }
 

@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -15,7 +16,7 @@ func indent(s string) string {
 
 // story is what --once runs through once the fleet is up. Each step checks what it says.
 func (d *demo) story() []func(context.Context) error {
-	return []func(context.Context) error{d.profile, d.killAgent, d.restartAgent, d.killGateway, d.killCore, d.history}
+	return []func(context.Context) error{d.profile, d.killAgent, d.restartAgent, d.killGateway, d.killLeader, d.killAll, d.history, d.audit}
 }
 
 func (d *demo) profile(ctx context.Context) error {
@@ -96,14 +97,95 @@ func (d *demo) killGateway(ctx context.Context) (err error) {
 	return d.allOnline(ctx, again)
 }
 
-func (d *demo) killCore(ctx context.Context) (err error) {
-	d.say("kill -9 the core and start it again: nothing that it had accepted is gone")
-	d.core.Kill()
-	again := time.Now()
-	if d.core, err = d.StartCore(ctx); err != nil {
+// killLeader kills the core's leader. The others go on: a new one leads, the API answers, and no device that lives is ever
+// shown offline.
+func (d *demo) killLeader(ctx context.Context) error {
+	old, err := d.Leader(ctx)
+	if err != nil {
 		return err
 	}
+	d.say("kill -9 %s, which leads the core: another node takes over", old.Name)
+	old.Proc.Kill()
+	killed := time.Now()
+	var wrong error // which no later look mends
+	err = d.Eventually(ctx, 15*time.Second, func() error {
+		if err := d.nobodyOffline(ctx); errors.Is(err, errOffline) {
+			wrong = err
+			return nil
+		} else if err != nil {
+			return err
+		}
+		now, err := d.Leader(ctx)
+		if err == nil && now.Name == old.Name {
+			err = fmt.Errorf("%s is still said to lead", old.Name)
+		}
+		if err == nil {
+			_, err = d.CLI(ctx, "sites", "set", site, "--heartbeat-interval", interval.String())
+		}
+		return err
+	})
+	if err := errors.Join(err, wrong); err != nil {
+		return err
+	}
+	d.say("  a change of the site was committed %.1f s after the kill; the devices:", time.Since(killed).Seconds())
+	if err := d.allOnline(ctx, killed); err != nil {
+		return err
+	}
+	if err := d.show(ctx, "devices", "list"); err != nil {
+		return err
+	}
+	d.say("start %s again: it catches up and takes part", old.Name)
+	n := int(old.Name[len(old.Name)-1] - '0')
+	_, err = d.StartCoreNode(ctx, n)
+	return err
+}
+
+// errOffline marks a device that is shown offline though it lives.
+var errOffline = errors.New("a device that lives is shown offline")
+
+func (d *demo) nobodyOffline(ctx context.Context) error {
+	var l v1.List[v1.Device]
+	if err := d.JSON(ctx, &l, "devices", "list"); err != nil {
+		return err
+	}
+	for _, dev := range l.Items {
+		if dev.Presence != "online" {
+			return fmt.Errorf("%w: %s is %s %s", errOffline, dev.ID, dev.Presence, dev.PresenceReason)
+		}
+	}
+	return nil
+}
+
+func (d *demo) killAll(ctx context.Context) error {
+	d.say("kill -9 all %d core nodes and start them again: nothing that was accepted is gone", nodes)
+	for n := 1; n <= nodes; n++ {
+		c, err := d.Core(n)
+		if err != nil {
+			return err
+		}
+		c.Proc.Kill()
+	}
+	again := time.Now()
+	for n := 1; n <= nodes; n++ {
+		if _, err := d.LaunchCoreNode(n); err != nil {
+			return err
+		}
+	}
+	for n := 1; n <= nodes; n++ {
+		if err := d.Ready(ctx, n); err != nil {
+			return err
+		}
+	}
 	return d.allOnline(ctx, again)
+}
+
+// audit verifies the audit trail.
+func (d *demo) audit(ctx context.Context) error {
+	d.say("the audit trail, verified from its first record:")
+	if err := d.show(ctx, "audit", "tail", "-n", "8"); err != nil {
+		return err
+	}
+	return d.show(ctx, "audit", "verify")
 }
 
 func (d *demo) history(ctx context.Context) error {
