@@ -1,4 +1,5 @@
-// Package sitegw assembles a gateway: the agents' listener, the roster of who is present, and the uplink to the core.
+// Package sitegw assembles a gateway: the agents' listener, the roster of who is present, the uplink to the core, the witness of
+// its audit trail, and what operators watch the gateway by. docs/gateway-files.md describes its data directory.
 package sitegw
 
 import (
@@ -16,10 +17,13 @@ import (
 
 	"github.com/holdfast-edge/holdfast/internal/config"
 	"github.com/holdfast-edge/holdfast/internal/durable"
+	"github.com/holdfast-edge/holdfast/internal/ops"
 	"github.com/holdfast-edge/holdfast/sitegw/agentlink"
 	"github.com/holdfast-edge/holdfast/sitegw/corelink"
+	"github.com/holdfast-edge/holdfast/sitegw/cores"
 	"github.com/holdfast-edge/holdfast/sitegw/mirror"
 	"github.com/holdfast-edge/holdfast/sitegw/roster"
+	"github.com/holdfast-edge/holdfast/sitegw/witness"
 	"github.com/holdfast-edge/holdfast/wire/credential"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/link"
@@ -32,9 +36,13 @@ var ErrConfig = errors.New("bad configuration")
 // Settings are what a gateway keeps in gateway.yaml in its data directory. Enroll writes them; an operator may change the
 // addresses.
 type Settings struct {
-	Name   string   `yaml:"name"`
-	Listen string   `yaml:"listen"` // host:port (UDP) at which agents reach this gateway
-	Cores  []string `yaml:"cores"`  // host:port (UDP) of the core nodes
+	Name   string `yaml:"name"`
+	Listen string `yaml:"listen"` // host:port (UDP) at which agents reach this gateway
+	// Cores are addresses (host:port, UDP) of core nodes, at most wire.MaxCores. They are tried beside those that the core told.
+	Cores []string `yaml:"cores"`
+	// Ops is the host:port (TCP) that answers /metrics, /healthz and /readyz to anybody; "": none. It belongs on a loopback
+	// address or on a management network.
+	Ops string `yaml:"ops,omitempty"`
 }
 
 // Check holds the settings against their rules. The error is ErrConfig and names the key.
@@ -45,12 +53,12 @@ func (s *Settings) Check() error {
 	if err := config.CheckAddr(s.Listen); err != nil {
 		return fmt.Errorf("listen: %w: %w", ErrConfig, err)
 	}
-	if len(s.Cores) == 0 {
-		return fmt.Errorf("cores: %w: name at least one core node", ErrConfig)
+	if err := cores.Check(s.Cores); err != nil {
+		return fmt.Errorf("cores: %w: %w", ErrConfig, err)
 	}
-	for i, c := range s.Cores {
-		if err := config.CheckAddr(c); err != nil {
-			return fmt.Errorf("cores[%d]: %w: %w", i, ErrConfig, err)
+	if s.Ops != "" {
+		if err := config.CheckAddr(s.Ops); err != nil {
+			return fmt.Errorf("ops: %w: %w", ErrConfig, err)
 		}
 	}
 	return nil
@@ -82,6 +90,7 @@ func (c Config) withDefaults() Config {
 const (
 	settingsFile  = "gateway.yaml"
 	transportFile = "agents.keys"
+	coresFile     = "cores"
 )
 
 // LoadSettings reads gateway.yaml of a data directory. The error names the file, and the key where there is one.
@@ -132,11 +141,19 @@ func Enroll(ctx context.Context, c Config, token *seal.Token) (id ident.ID, err 
 	}
 	tr := link.NewTransport(pc, nil)
 	defer tr.Close() //nolint:errcheck // what was to be sent is sent
-	cred, _, err := credential.EnrollAny(ctx, tr, c.Cores, credential.Enrollment{
+	cred, out, err := credential.EnrollAny(ctx, tr, c.Cores, credential.Enrollment{
 		Dir: c.DataDir, Token: token, Kind: seal.KindGateway, Server: ident.RoleCore, Name: c.Name, Listen: c.Listen, Wall: c.Wall, Log: c.Log,
 	})
 	if err != nil {
 		return id, err
+	}
+	// A gateway that was enrolled before has its list, and no answer.
+	if list := cores.Open(filepath.Join(c.DataDir, coresFile), c.Cores, c.Log); out != nil {
+		told := out.Cores
+		if len(told) == 0 {
+			told = c.Cores
+		}
+		list.Told(told)
 	}
 	return cred.ID, nil
 }
@@ -144,17 +161,19 @@ func Enroll(ctx context.Context, c Config, token *seal.Token) (id ident.ID, err 
 // Gateway is a gateway, ready to run.
 type Gateway struct {
 	Config
-	lock   *durable.Lock
-	cred   *credential.Credential
-	roster *roster.Roster
-	uplink *corelink.Link
-	agents *agentlink.Server
-	up     *link.Transport
-	down   *link.Transport
-	ln     *link.Listener
+	lock    *durable.Lock
+	cred    *credential.Credential
+	roster  *roster.Roster
+	uplink  *corelink.Link
+	agents  *agentlink.Server
+	witness *witness.Witness
+	up      *link.Transport
+	down    *link.Transport
+	ln      *link.Listener
+	ops     net.Listener // nil: nobody watches
 }
 
-// New opens a gateway's data directory and its port.
+// New opens a gateway's data directory and its ports.
 func New(c Config) (_ *Gateway, err error) {
 	c = c.withDefaults()
 	if err := c.Check(); err != nil {
@@ -189,6 +208,11 @@ func New(c Config) (_ *Gateway, err error) {
 	if g.ln, err = g.down.Listen(g.cred.Endpoint(c.Wall).Server(agentlink.Protocols()...), link.Options{}); err != nil {
 		return nil, err
 	}
+	if c.Ops != "" {
+		if g.ops, err = net.Listen("tcp", c.Ops); err != nil {
+			return nil, fmt.Errorf("ops address: %w", err)
+		}
+	}
 	g.assemble()
 	return g, nil
 }
@@ -196,8 +220,11 @@ func New(c Config) (_ *Gateway, err error) {
 // assemble joins the parts. The uplink tells the sessions what changed, and the sessions ask the uplink.
 func (g *Gateway) assemble() {
 	m := new(mirror.Mirror)
+	g.witness = witness.New(witness.Config{
+		Dir: g.DataDir, Fleet: g.cred.ID.Fleet, Authority: g.cred.Authority, Wall: g.Wall, Log: g.Log,
+	})
 	g.uplink = corelink.New(corelink.Config{
-		Cores: g.Cores, Transport: g.up, Credential: g.cred, Roster: g.roster, Mirror: m, Listen: g.Listen, Version: g.Version,
+		Cores: cores.Open(filepath.Join(g.DataDir, coresFile), g.Cores, g.Log), Witness: g.witness, Transport: g.up, Credential: g.cred, Roster: g.roster, Mirror: m, Listen: g.Listen, Version: g.Version,
 		Wall: g.Wall, Log: g.Log, Changed: func(d []ident.DeviceID, site bool) { g.agents.Changed(d, site) },
 	})
 	g.agents = agentlink.New(agentlink.Config{
@@ -215,12 +242,41 @@ func (g *Gateway) Run(ctx context.Context) error {
 	eg.Go(func() error { return g.agents.Serve(ctx, g.ln) })
 	eg.Go(func() error { return g.uplink.Run(ctx) })
 	eg.Go(func() error { g.roster.Watch(ctx); return nil })
+	eg.Go(func() error { g.witness.Run(ctx); return nil })
+	if g.ops != nil {
+		eg.Go(func() error {
+			if err := ops.Serve(ctx, g.ops, g.watched()); err != nil { // a plant does not stop because nobody can watch it
+				g.Log.Error("the operations port no longer answers", "err", err)
+			}
+			return nil
+		})
+	}
 	err := eg.Wait()
 	return errors.Join(err, g.close())
 }
 
+// Ready tells whether agents can come in: nil, or why not. A gateway without its uplink is ready, because the plant carries on.
+func (g *Gateway) Ready(ctx context.Context) error { return g.agents.Ping(ctx) }
+
+// Healthy tells whether the gateway works: its accept loop answers, and its state can be had. A lock that never comes free
+// keeps it from returning, which a watchdog takes for what it is.
+func (g *Gateway) Healthy(ctx context.Context) error {
+	if err := g.agents.Ping(ctx); err != nil {
+		return err
+	}
+	g.agents.Sessions()
+	g.roster.Online()
+	g.uplink.Status()
+	return ctx.Err()
+}
+
 func (g *Gateway) close() error {
 	var errs []error
+	if g.ops != nil {
+		if err := g.ops.Close(); !errors.Is(err, net.ErrClosed) { // its server closes it
+			errs = append(errs, err)
+		}
+	}
 	for _, t := range []*link.Transport{g.down, g.up} {
 		if t != nil {
 			errs = append(errs, t.Close())

@@ -12,6 +12,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/internal/daemon"
 	"github.com/holdfast-edge/holdfast/sitegw"
+	"github.com/holdfast-edge/holdfast/sitegw/witness"
 	"github.com/holdfast-edge/holdfast/wire/credential"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
@@ -27,8 +28,8 @@ Every flag can be set by the environment: --data-dir by HOLDFAST_DATA_DIR, and s
 the environment over gateway.yaml in the data directory.
 
 Exit codes: 0 stopped, 1 failure, 2 bad configuration.`,
-		Commands: []daemon.Command{enrollCommand(), runCommand()},
-		IsConfig: func(err error) bool { return errors.Is(err, sitegw.ErrConfig) },
+		Commands: []daemon.Command{enrollCommand(), runCommand(run), witnessCommand()},
+		IsConfig: func(err error) bool { return errors.Is(err, sitegw.ErrConfig) || errors.Is(err, witness.ErrNone) },
 	}
 }
 
@@ -42,7 +43,8 @@ type flags struct {
 func (f *flags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.dir, "data-dir", "", "data directory of this gateway")
 	fs.StringVar(&f.s.Listen, "listen", "", "host:port (UDP) where agents reach this gateway")
-	fs.StringSliceVar(&f.s.Cores, "core", nil, "host:port (UDP) of a core node's uplink (repeatable)")
+	fs.StringSliceVar(&f.s.Cores, "core", nil, "host:port (UDP) of a core node's uplink (repeatable, or with commas); tried beside those that the core told")
+	fs.StringVar(&f.s.Ops, "ops", "", "host:port (TCP) for /metrics, /healthz and /readyz, which ask for no password: loopback or a management network; default none")
 	fs.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 }
 
@@ -87,31 +89,61 @@ func (f *flags) enroll(ctx context.Context, env daemon.Env) error {
 	return nil
 }
 
-func runCommand() daemon.Command {
+// A start is how a gateway is run: tests look at what it is given.
+type start func(ctx context.Context, env daemon.Env, s sitegw.Settings, dir, level string) error
+
+func runCommand(run start) daemon.Command {
 	var f flags
 	return daemon.Command{
-		Name: "run", Use: "run --data-dir G", Short: "Run this gateway", Flags: f.add, Required: []string{"data-dir"}, Run: f.run,
+		Name: "run", Use: "run --data-dir G", Short: "Run this gateway", Flags: f.add, Required: []string{"data-dir"},
+		Run: func(ctx context.Context, env daemon.Env) error {
+			s, err := sitegw.LoadSettings(f.dir)
+			if err != nil {
+				return err
+			}
+			override(&s, &f.s)
+			return run(ctx, env, s, f.dir, f.level)
+		},
 	}
 }
 
-func (f *flags) run(ctx context.Context, env daemon.Env) error {
-	s, err := sitegw.LoadSettings(f.dir)
+// override puts what flags and environment say over the settings of the file.
+func override(s, by *sitegw.Settings) {
+	if by.Listen != "" {
+		s.Listen = by.Listen
+	}
+	if len(by.Cores) > 0 {
+		s.Cores = by.Cores
+	}
+	if by.Ops != "" {
+		s.Ops = by.Ops
+	}
+}
+
+func run(ctx context.Context, env daemon.Env, s sitegw.Settings, dir, level string) error {
+	log, err := daemon.Logger(env.Err, level)
 	if err != nil {
 		return err
 	}
-	if f.s.Listen != "" {
-		s.Listen = f.s.Listen
-	}
-	if len(f.s.Cores) > 0 {
-		s.Cores = f.s.Cores
-	}
-	log, err := daemon.Logger(env.Err, f.level)
+	g, err := sitegw.New(sitegw.Config{Settings: s, DataDir: dir, Version: daemon.Version(), Log: log})
 	if err != nil {
 		return err
 	}
-	g, err := sitegw.New(sitegw.Config{Settings: s, DataDir: f.dir, Version: daemon.Version(), Log: log})
-	if err != nil {
-		return err
+	return daemon.Serve(ctx, g.Run, g.Healthy)
+}
+
+func witnessCommand() daemon.Command {
+	var dir string
+	return daemon.Command{
+		Name: "witness", Use: "witness --data-dir G > FILE", Short: "Print the heads of the core's audit trail that this gateway kept, for holdfast audit verify --witness FILE",
+		Flags:    func(fs *pflag.FlagSet) { fs.StringVar(&dir, "data-dir", "", "data directory of this gateway") },
+		Required: []string{"data-dir"},
+		Run: func(_ context.Context, env daemon.Env) error {
+			var authority []byte // without an identity the heads are printed all the same
+			if id, err := credential.Load(dir); err == nil {
+				authority = id.AuthorityCert()
+			}
+			return witness.Print(env.Out, dir, authority)
+		},
 	}
-	return daemon.Serve(ctx, g.Run)
 }

@@ -3,7 +3,6 @@
 package daemon
 
 import (
-	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	sd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/term"
 )
 
@@ -43,42 +41,6 @@ func Logger(w io.Writer, level string) (*slog.Logger, error) {
 		return slog.New(slog.NewTextHandler(w, o)), nil
 	}
 	return slog.New(slog.NewJSONHandler(w, o)), nil
-}
-
-// Serve runs a daemon's work under the service manager: ready once it runs, stopping once ctx ends, alive in between.
-func Serve(ctx context.Context, run func(context.Context) error) error {
-	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
-		return fmt.Errorf("tell the service manager: %w", err)
-	}
-	stop := context.AfterFunc(ctx, func() { sd.SdNotify(false, sd.SdNotifyStopping) }) //nolint:errcheck // it stops all the same
-	defer stop()
-	done := make(chan struct{})
-	defer func() { <-done }()
-	wctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	go func() {
-		defer close(done)
-		watchdog(wctx)
-	}()
-	return run(ctx)
-}
-
-// watchdog tells the service manager, twice per period that it set, that the process is alive.
-func watchdog(ctx context.Context) {
-	period, err := sd.SdWatchdogEnabled(false)
-	if err != nil || period == 0 {
-		return
-	}
-	t := time.NewTicker(period / 2)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			sd.SdNotify(false, sd.SdNotifyWatchdog) //nolint:errcheck // the manager notices silence by itself
-		case <-ctx.Done():
-			return
-		}
-	}
 }
 
 // Set at link time by the Makefile.

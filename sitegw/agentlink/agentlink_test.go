@@ -351,5 +351,9 @@ func TestEnrollRelay(t *testing.T) {
 		a = enroll("junk")
 		a.refused(wire.CodeMalformed)
 		a.hangUp()
+		c := p.srv.Counters()
+		if got := counted(&c.EnrollmentsRefused); c.Enrollments.Load() != 1 || got != "[malformed 1 refused 1 internal 1]" {
+			t.Errorf("%d enrollments, refused %s", c.Enrollments.Load(), got)
+		}
 	})
 }

@@ -6,10 +6,10 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -61,16 +61,19 @@ type Server struct {
 	enrolling chan struct{}
 	failures  throttle.Failures // enrollments, by source address
 
+	pings chan struct{} // without a buffer: received by the accept loop
+
 	mu       sync.Mutex
 	sessions map[*session]struct{}
+	stopped  bool // goodbye was said to all of them: nobody joins any more
 
-	connected atomic.Int64
+	counters Counters
 }
 
 // New makes a server.
 func New(c Config) *Server {
 	return &Server{
-		Config: c, enrolling: make(chan struct{}, maxEnrolling), sessions: make(map[*session]struct{}),
+		Config: c, enrolling: make(chan struct{}, maxEnrolling), pings: make(chan struct{}), sessions: make(map[*session]struct{}),
 		failures: throttle.Failures{PerSecond: failuresPerSecond, Burst: failuresAtOnce},
 	}
 }
@@ -84,33 +87,74 @@ func Protocols() []ident.Protocol {
 }
 
 // Sessions counts the attached sessions.
-func (s *Server) Sessions() int64 { return s.connected.Load() }
+func (s *Server) Sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
+
+// Counters are the server's own, which go on counting.
+func (s *Server) Counters() *Counters { return &s.counters }
+
+// ErrStuck says that the accept loop does not answer: the server does not run, or hangs.
+var ErrStuck = errors.New("the agents' accept loop does not answer")
+
+// Ping returns nil once the accept loop has answered, and ErrStuck when it has not by the end of ctx.
+func (s *Server) Ping(ctx context.Context) error {
+	select {
+	case s.pings <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrStuck, ctx.Err())
+	}
+}
 
 // Serve accepts sessions until ctx ends, then says goodbye to those that are open and waits for them.
 func (s *Server) Serve(ctx context.Context, ln *link.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer s.goodbye()
+	accepted := make(chan *link.Pending)
+	failed := make(chan error, 1)
+	wg.Go(func() { failed <- accept(ctx, ln, accepted) })
 	opening := make(chan struct{}, maxOpening)
 	for {
-		p, err := ln.Accept(ctx)
-		if err != nil {
+		select {
+		case p := <-accepted:
+			select {
+			case opening <- struct{}{}:
+				wg.Go(func() {
+					done := sync.OnceFunc(func() { <-opening })
+					defer done()
+					s.open(ctx, p, done)
+				})
+			default:
+				s.counters.AgentsRefused.Add(wire.CodeBusy)
+				p.Refuse(wire.Refuse(wire.CodeBusy, "too many sessions are opening"))
+			}
+		case <-s.pings:
+		case err := <-failed:
 			if ctx.Err() != nil {
 				return nil
 			}
 			return err
 		}
-		select {
-		case opening <- struct{}{}:
-		default:
-			p.Refuse(wire.Refuse(wire.CodeBusy, "too many sessions are opening"))
-			continue
+	}
+}
+
+// accept hands on what the listener accepts until ctx ends or the listener fails.
+func accept(ctx context.Context, ln *link.Listener, to chan<- *link.Pending) error {
+	for {
+		p, err := ln.Accept(ctx)
+		if err != nil {
+			return err
 		}
-		wg.Go(func() {
-			done := sync.OnceFunc(func() { <-opening })
-			defer done()
-			s.open(ctx, p, done)
-		})
+		select {
+		case to <- p:
+		case <-ctx.Done():
+			p.Refuse(wire.Refuse(wire.CodeUnavailable, "the gateway stops").After(goAwayAfter))
+			return ctx.Err()
+		}
 	}
 }
 
@@ -131,25 +175,34 @@ func (s *Server) open(ctx context.Context, p *link.Pending, opened func()) {
 		if !errors.As(err, &e) {
 			e = wire.Refuse(wire.CodeMalformed, "the opening does not read")
 		}
+		s.counters.AgentsRefused.Add(e.Code)
 		s.Log.Info("agent not admitted", "remote", ls.RemoteAddr().String(), "err", err)
 		ls.Refuse(e)
 		return
 	}
 	opened()
-	s.keep(ses)
 	defer s.forget(ses)
+	if !s.keep(ses) {
+		if ls.Send(wire.TypeGoAway, wire.GoAway{RetryAfterMS: wire.Millis(goAwayAfter)}) == nil {
+			ls.Finish(drainTime)
+		}
+		return
+	}
 	ses.serve(ctx)
 }
 
-func (s *Server) keep(ses *session) {
-	s.connected.Add(1)
+// keep notes a session; false: the server stops, and has said goodbye to everybody else.
+func (s *Server) keep(ses *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.stopped {
+		return false
+	}
 	s.sessions[ses] = struct{}{}
+	return true
 }
 
 func (s *Server) forget(ses *session) {
-	s.connected.Add(-1)
 	s.mu.Lock()
 	delete(s.sessions, ses)
 	s.mu.Unlock()
@@ -160,6 +213,7 @@ func (s *Server) forget(ses *session) {
 // goodbye tells every agent to go elsewhere or to come back, and closes.
 func (s *Server) goodbye() {
 	s.mu.Lock()
+	s.stopped = true
 	all := make([]*session, 0, len(s.sessions))
 	for ses := range s.sessions {
 		all = append(all, ses)
@@ -184,18 +238,24 @@ func (s *Server) goodbye() {
 	wg.Wait()
 }
 
+// refuseEnroll tells a client why it is not enrolled.
+func (s *Server) refuseEnroll(ls *link.Session, e *wire.Error) {
+	s.counters.EnrollmentsRefused.Add(e.Code)
+	ls.Refuse(e)
+}
+
 // serveEnroll passes one enrollment to the core.
 func (s *Server) serveEnroll(ctx context.Context, ls *link.Session) {
 	source := host(ls.RemoteAddr())
 	if !s.failures.Allowed(source) {
-		ls.Refuse(wire.Refuse(wire.CodeBusy, "too many failed enrollments").After(time.Minute))
+		s.refuseEnroll(ls, wire.Refuse(wire.CodeBusy, "too many failed enrollments").After(time.Minute))
 		return
 	}
 	select {
 	case s.enrolling <- struct{}{}:
 		defer func() { <-s.enrolling }()
 	default:
-		ls.Refuse(wire.Refuse(wire.CodeBusy, "too many enrollments").After(busyAfter))
+		s.refuseEnroll(ls, wire.Refuse(wire.CodeBusy, "too many enrollments").After(busyAfter))
 		return
 	}
 	t, body, err := ls.RecvWithin(openingTime)
@@ -205,7 +265,7 @@ func (s *Server) serveEnroll(ctx context.Context, ls *link.Session) {
 	var req wire.Enroll
 	if t != wire.TypeEnroll || wire.Unmarshal(body, &req) != nil {
 		s.failures.Failed(source)
-		ls.Refuse(wire.Refuse(wire.CodeMalformed, "want an enroll message"))
+		s.refuseEnroll(ls, wire.Refuse(wire.CodeMalformed, "want an enroll message"))
 		return
 	}
 	out, err := s.Uplink.Enroll(ctx, req)
@@ -217,9 +277,10 @@ func (s *Server) serveEnroll(ctx context.Context, ls *link.Session) {
 		if !e.Code.Temporary() {
 			s.failures.Failed(source)
 		}
-		ls.Refuse(&wire.Error{Code: e.Code, RetryAfterMS: e.RetryAfterMS, Detail: e.Detail, Ref: wire.TypeEnroll})
+		s.refuseEnroll(ls, &wire.Error{Code: e.Code, RetryAfterMS: e.RetryAfterMS, Detail: e.Detail, Ref: wire.TypeEnroll})
 		return
 	}
+	s.counters.Enrollments.Add(1)
 	if ls.Send(wire.TypeEnrolled, out) == nil {
 		ls.Finish(openingTime)
 	}

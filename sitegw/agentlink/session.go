@@ -93,6 +93,7 @@ func (s *session) heartbeat(body []byte) *wire.Error {
 	if h.Number == 0 || clampInterval(h.IntervalMS).Milliseconds() != int64(h.IntervalMS) {
 		return wire.Refuse(wire.CodeMalformed, "heartbeat %d with an interval of %d ms", h.Number, h.IntervalMS)
 	}
+	s.counters.Heartbeats.Add(1)
 	interval := s.Roster.Beat(s.entry, &h)
 	ack := wire.HeartbeatAck{Number: h.Number, IntervalMS: wire.Millis(interval)}
 	if err := s.link.Send(wire.TypeHeartbeatAck, ack); err != nil {
@@ -108,10 +109,12 @@ func (s *session) statement(body []byte) *wire.Error {
 		return malformed(err)
 	}
 	if len(m.Sealed) == 0 || len(m.Sealed) > wire.MaxStatement {
+		s.counters.Statements.Add(wire.CodeMalformed)
 		return wire.Refuse(wire.CodeMalformed, "statement of %d bytes, limit %d", len(m.Sealed), wire.MaxStatement)
 	}
 	if s.statements.Add(1) > maxStatements {
 		s.statements.Add(-1)
+		s.counters.Statements.Add(wire.CodeBusy)
 		return wire.Refuse(wire.CodeBusy, "more than %d statements without an answer", maxStatements).After(time.Second)
 	}
 	s.Uplink.Submit(m.Sealed, func(r wire.SubmitResult) {
@@ -124,6 +127,7 @@ func (s *session) statement(body []byte) *wire.Error {
 // answer tells the agent what became of its statement.
 func (s *session) answer(r wire.SubmitResult) {
 	var err error
+	s.counters.Statements.Add(r.Code)
 	if r.Code == wire.CodeNone {
 		err = s.link.Send(wire.TypeHeartbeatAck, wire.HeartbeatAck{Receipt: r.Receipt})
 	} else {

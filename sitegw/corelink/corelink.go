@@ -1,12 +1,13 @@
-// Package corelink is the gateway's side of the uplink: one session with the core at a time, over which statements,
-// enrollments and renewals go up, presence is reported, and the site's picture comes down.
+// Package corelink is the gateway's side of the uplink: one session with one of the core's nodes at a time, over which
+// statements, enrollments and renewals go up, presence is reported, and the site's picture comes down.
+//
+// The link keeps to a node that admits it. When that ends it goes to another one at once: every node serves every gateway.
 //
 // Requests made while there is no session are answered at once with CodeUnavailable: whoever asked keeps what it has.
 package corelink
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -16,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-edge/holdfast/internal/backoff"
+	"github.com/holdfast-edge/holdfast/sitegw/cores"
 	"github.com/holdfast-edge/holdfast/sitegw/mirror"
 	"github.com/holdfast-edge/holdfast/sitegw/roster"
 	"github.com/holdfast-edge/holdfast/wire"
@@ -26,17 +28,19 @@ import (
 
 // Times of the link.
 const (
-	openingTime  = 10 * time.Second
-	minBackoff   = 250 * time.Millisecond
-	maxBackoff   = 30 * time.Second
-	healthyAfter = 10 * time.Second // a session that lasted this long resets the back-off
 	requestTime  = 15 * time.Second
 	retryWithout = 5 * time.Second // told to those who ask while there is no session
 )
 
-// Config of a Link. All fields are required but Changed.
+// A Witness keeps heads of the audit trail.
+type Witness interface {
+	// Take hands over a sealed head and the address of the core node that sent it. It does not block.
+	Take(sealed []byte, from string)
+}
+
+// Config of a Link. All fields are required but Changed and Witness.
 type Config struct {
-	Cores      []string // host:port of the core nodes
+	Cores      *cores.List
 	Transport  *link.Transport
 	Credential *credential.Credential
 	Roster     *roster.Roster
@@ -46,18 +50,21 @@ type Config struct {
 	Wall       func() time.Time
 	Log        *slog.Logger
 	Changed    func(devices []ident.DeviceID, site bool) // called after the mirror took something in
+	Witness    Witness
 }
 
 // Link is the uplink. Its methods may be called from any goroutine.
 type Link struct {
 	Config
-	run uint64 // random id of this run
+	keepAlive time.Duration // of the next session; owned by Run
+	run       uint64        // random id of this run
 
 	queue chan statement
 
-	mu      sync.Mutex
-	session *session // nil: none
-	nextID  uint64
+	mu       sync.Mutex
+	session  *session // nil: none
+	nextID   uint64
+	sessions uint64 // that were admitted
 }
 
 // New makes a link; Run connects it.
@@ -68,6 +75,8 @@ func New(c Config) *Link {
 // A session is one admitted session with a core node.
 type session struct {
 	*link.Session
+	core    string // the address it was dialled at
+	node    string // the node's name, from its certificate
 	period  time.Duration
 	pending map[uint64]*request // guarded by Link.mu
 }
@@ -79,44 +88,29 @@ type request struct {
 
 var errNoSession = wire.Refuse(wire.CodeUnavailable, "the gateway has no uplink").After(retryWithout)
 
-// Connected tells whether there is a session with the core.
-func (l *Link) Connected() bool {
+// A Status is the state of the link.
+type Status struct {
+	Connected bool
+	Node      string        // the core node's name, from its certificate; "": not connected
+	Address   string        // where it was reached; "": not connected
+	Period    time.Duration // between two digests, as the node told; 0: not connected
+	Sessions  uint64        // that core nodes admitted since the start
+}
+
+// Status is the state of the link now.
+func (l *Link) Status() Status {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.session != nil
+	s := l.session
+	if s == nil {
+		return Status{Sessions: l.sessions}
+	}
+	return Status{Connected: true, Node: s.node, Address: s.core, Period: s.period, Sessions: l.sessions}
 }
 
-// Run keeps a session with one of the core nodes until ctx ends.
-func (l *Link) Run(ctx context.Context) error {
-	b := backoff.Backoff{Min: minBackoff, Max: maxBackoff}
-	for i := rand.IntN(len(l.Cores)); ctx.Err() == nil; i++ { //nolint:gosec // spreads gateways over the nodes
-		start := time.Now()
-		core := l.Cores[i%len(l.Cores)]
-		err := l.once(ctx, core)
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // an end that was asked for is no error
-		}
-		if time.Since(start) > healthyAfter {
-			b.Reset()
-		}
-		wait := b.Next()
-		if e, ok := errors.AsType[*wire.Error](err); ok {
-			wait = max(wait, e.RetryAfter())
-		}
-		l.Log.Warn("no uplink", "core", core, "err", err, "retry_in", wait.Round(time.Millisecond).String())
-		backoff.Sleep(ctx, wait)
-	}
-	return nil
-}
-
-// once holds one session. It always returns an error.
-func (l *Link) once(ctx context.Context, core string) error {
-	s, err := l.open(ctx, core)
-	if err != nil {
-		return err
-	}
+// serve holds a session that was admitted until it ends. It always returns an error.
+func (l *Link) serve(ctx context.Context, s *session) error {
 	defer s.Close()
-	l.Log.Info("uplink open", "core", core)
 	g, gctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(gctx, s.Close)
 	defer stop()
@@ -129,36 +123,12 @@ func (l *Link) once(ctx context.Context, core string) error {
 	return g.Wait()
 }
 
-func (l *Link) open(ctx context.Context, core string) (*session, error) {
-	addr, err := link.Resolve(ctx, core)
-	if err != nil {
-		return nil, err
-	}
-	// A core node's certificate is renewed by itself; an expired one would lock the whole plant out, and what speaks for the
-	// node is its key in the fleet's own CA.
-	admit := func(ident.Peer) error { return nil }
-	tc := l.Credential.Endpoint(l.Wall).Client(wire.ALPNUplink, ident.RoleCore, admit)
-	ls, err := l.Transport.Dial(ctx, addr, tc, link.Options{Limits: link.UplinkLimits})
-	if err != nil {
-		return nil, err
-	}
-	s := &session{Session: ls, pending: make(map[uint64]*request)}
-	if err := l.hello(s); err != nil {
-		s.Close()
-		return nil, err
-	}
-	if err := l.Credential.Confirm(); err != nil {
-		l.Log.Error("the renewed certificate works but cannot be stored", "err", err)
-	}
-	return s, nil
-}
-
 func (l *Link) hello(s *session) error {
 	err := s.Send(wire.TypeUplinkHello, wire.UplinkHello{Capability: wire.Capability, Version: l.Version, Listen: l.Listen, Run: l.run})
 	if err != nil {
 		return err
 	}
-	t, body, err := s.RecvWithin(openingTime)
+	t, body, err := s.RecvWithin(attemptTime)
 	if err != nil {
 		return err
 	}
@@ -184,6 +154,7 @@ func (l *Link) hello(s *session) error {
 func (l *Link) attach(s *session) {
 	l.mu.Lock()
 	l.session = s
+	l.sessions++
 	l.mu.Unlock()
 	l.Roster.Resync()
 }
@@ -214,10 +185,7 @@ func (l *Link) read(s *session) error {
 			if err := wire.Unmarshal(body, &m); err != nil {
 				return err
 			}
-			devices := l.Mirror.Apply(&m)
-			if l.Changed != nil {
-				l.Changed(devices, m.IntervalMS != 0 || len(m.Gateways) > 0)
-			}
+			l.site(s, &m)
 		case wire.TypeSubmitted, wire.TypeRelayEnrolled, wire.TypeRelayRenewed, wire.TypeError:
 			if err := l.answered(s, t, body); err != nil {
 				return err
@@ -225,6 +193,20 @@ func (l *Link) read(s *session) error {
 		default:
 			l.Log.Debug("message of an unknown type skipped", "type", t.String())
 		}
+	}
+}
+
+// site takes what the core told of the site and of itself.
+func (l *Link) site(s *session, m *wire.Site) {
+	if len(m.Cores) > 0 {
+		l.Cores.Told(m.Cores)
+	}
+	if len(m.AuditHead) > 0 && l.Witness != nil {
+		l.Witness.Take(m.AuditHead, s.core)
+	}
+	devices := l.Mirror.Apply(m)
+	if l.Changed != nil {
+		l.Changed(devices, m.IntervalMS != 0 || len(m.Gateways) > 0)
 	}
 }
 

@@ -8,25 +8,26 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/quic-go/quic-go/testutils/simnet"
-
+	"github.com/holdfast-edge/holdfast/sitegw/cores"
 	"github.com/holdfast-edge/holdfast/sitegw/mirror"
 	"github.com/holdfast-edge/holdfast/sitegw/roster"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/credential"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/link"
+	"github.com/holdfast-edge/holdfast/wire/link/linktest"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
 func unlinked() *Link {
 	return New(Config{
-		Cores: []string{"10.0.0.1:4433"}, Roster: roster.New(time.Now), Mirror: new(mirror.Mirror), Wall: time.Now, Log: slog.New(slog.DiscardHandler),
+		Roster: roster.New(time.Now), Mirror: new(mirror.Mirror), Wall: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 }
 
@@ -48,7 +49,7 @@ func TestWithoutSession(t *testing.T) {
 			t.Errorf("result %+v", r)
 		}
 	})
-	if answered != 1 || len(l.queue) != 0 || l.Connected() {
+	if answered != 1 || len(l.queue) != 0 || l.Status().Connected {
 		t.Errorf("answered %d times, %d queued", answered, len(l.queue))
 	}
 	_, err := l.Enroll(t.Context(), wire.Enroll{})
@@ -111,51 +112,86 @@ type plant struct {
 	link   *Link
 	roster *roster.Roster
 	mirror *mirror.Mirror
-	ln     *link.Listener
+	ln     *link.Listener // of the first core node
+	nodes  []*node
+	period time.Duration // that the nodes tell
+	net    *linktest.Net
+	up     *link.Transport
+	cred   *credential.Credential
+	file   string // of the list of core nodes
+	heads  *heads
 	root   ident.CA
 	cas    map[ident.Role]ident.CA
+	stop   func() // ends the link, before the plant does
 
 	mu      sync.Mutex
 	changed []string
 }
 
-// world runs f in a bubble with a link that runs. Its credential comes by an enrollment, as outside of tests.
+// heads is a witness that remembers.
+type heads struct {
+	mu  sync.Mutex
+	got []string
+}
+
+// Take implements Witness.
+func (h *heads) Take(sealed []byte, from string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.got = append(h.got, string(sealed)+" "+from)
+}
+
+// world runs f in a bubble with one core node and a link that runs. Its credential comes by an enrollment, as outside of tests.
 func world(t *testing.T, f func(t *testing.T, p *plant)) {
+	worldOf(t, 1, func(t *testing.T, p *plant) {
+		p.start(p.nodes[0].addr)
+		f(t, p)
+	})
+}
+
+// worldOf is world with n core nodes, which nobody serves yet, and a link that is not started.
+func worldOf(t *testing.T, n int, f func(t *testing.T, p *plant)) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &plant{t: t, roster: roster.New(time.Now), mirror: new(mirror.Mirror), cas: map[ident.Role]ident.CA{}}
-		p.makeFleet()
-		router := new(simnet.PerfectRouter)
-		addr := &net.UDPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 4433}
-		core := link.NewTransport(simnet.NewSimConn(addr, router), nil)
-		gw := link.NewTransport(simnet.NewSimConn(&net.UDPAddr{IP: net.IPv4(10, 0, 0, 2), Port: 4433}, router), nil)
-		var err error
-		p.ln, err = core.Listen(p.coreEndpoint().Server(
-			ident.Protocol{ALPN: wire.ALPNUplink, Roles: []ident.Role{ident.RoleGateway}}, ident.Protocol{ALPN: wire.ALPNEnroll},
-		), link.Options{Limits: link.UplinkLimits})
-		if err != nil {
-			t.Fatal(err)
+		p := &plant{
+			t: t, period: 10 * time.Second, roster: roster.New(time.Now), mirror: new(mirror.Mirror), cas: map[ident.Role]ident.CA{}, heads: new(heads),
+			net: linktest.New(t), file: filepath.Join(t.TempDir(), "cores"), stop: func() {},
 		}
-		p.link = New(Config{
-			Cores: []string{addr.String()}, Transport: gw, Credential: p.credential(gw, addr), Roster: p.roster, Mirror: p.mirror,
-			Listen: "gw-a:4433", Version: "test", Wall: time.Now, Log: slog.New(slog.DiscardHandler), Changed: p.onChanged,
-		})
-		ctx, cancel := context.WithCancel(t.Context())
-		var wg sync.WaitGroup
-		wg.Go(func() { p.roster.Watch(ctx) })
-		wg.Go(func() {
-			if err := p.link.Run(ctx); err != nil {
-				t.Error(err)
-			}
-		})
+		p.makeFleet()
+		for range n {
+			p.addNode()
+		}
+		p.ln = p.nodes[0].ln
+		p.up = link.NewTransport(p.net.Socket(100), nil)
+		p.cred = p.credential(p.up, p.nodes[0].tr.Addr())
 		defer func() {
-			cancel()
-			wg.Wait()
-			if err := errors.Join(gw.Close(), p.ln.Close(), core.Close()); err != nil {
+			p.stop()
+			for _, n := range p.nodes {
+				n.close()
+			}
+			if err := p.up.Close(); err != nil {
 				t.Error(err)
 			}
 		}()
 		f(t, p)
 	})
+}
+
+// start runs a link that was given the addresses by hand, in the place of one that runs.
+func (p *plant) start(byHand ...string) {
+	p.stop()
+	p.link = New(Config{
+		Cores: cores.Open(p.file, byHand, slog.New(slog.DiscardHandler)), Transport: p.up, Credential: p.cred, Roster: p.roster, Mirror: p.mirror,
+		Listen: "gw-a:4433", Version: "test", Wall: time.Now, Log: slog.New(slog.DiscardHandler), Changed: p.onChanged, Witness: p.heads,
+	})
+	ctx, cancel := context.WithCancel(p.t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { p.roster.Watch(ctx) })
+	wg.Go(func() {
+		if err := p.link.Run(ctx); err != nil {
+			p.t.Error(err)
+		}
+	})
+	p.stop = func() { cancel(); wg.Wait() }
 }
 
 func (p *plant) onChanged(devices []ident.DeviceID, site bool) {
@@ -183,6 +219,12 @@ func (p *plant) accept() *peer {
 	if err != nil {
 		p.t.Fatal(err)
 	}
+	return p.hello(s)
+}
+
+// hello takes the first message of a session.
+func (p *plant) hello(s *link.Session) *peer {
+	p.t.Helper()
 	c := &peer{s, p}
 	hello := recv[wire.UplinkHello](c, wire.TypeUplinkHello)
 	if hello.Listen != "gw-a:4433" || hello.Version != "test" || hello.Run == 0 {
@@ -257,13 +299,13 @@ func (p *plant) chain(id ident.ID, public any) [][]byte {
 	return [][]byte{leaf, ca.Cert.Raw}
 }
 
-func (p *plant) coreEndpoint() ident.Endpoint {
+func (p *plant) coreEndpoint(name string) ident.Endpoint {
 	p.t.Helper()
 	key, err := ident.NewKey()
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	chain := p.chain(ident.Core("acme", "core-1"), key.Public())
+	chain := p.chain(ident.Core("acme", name), key.Public())
 	cert := &tls.Certificate{Certificate: chain, PrivateKey: key}
 	trust := &ident.Trust{Fleet: "acme", Root: p.root.Cert}
 	return ident.Endpoint{Trust: func() *ident.Trust { return trust }, Certificate: func() *tls.Certificate { return cert }, Wall: time.Now}

@@ -37,7 +37,7 @@ func (r *results) want(t *testing.T, want ...string) {
 func TestSubmitAnswered(t *testing.T) {
 	world(t, func(t *testing.T, p *plant) {
 		c := p.welcome()
-		if !p.link.Connected() {
+		if !p.link.Status().Connected {
 			t.Fatal("not connected")
 		}
 		r := new(results)
@@ -110,7 +110,7 @@ func TestSessionLost(t *testing.T) {
 		synctest.Wait()
 		wantUnavailable(t, "renew", renewed)
 		r.want(t, slicesOf("s unavailable ", maxUnderWay+2)...)
-		if p.link.Connected() {
+		if p.link.Status().Connected {
 			t.Error("still connected")
 		}
 		p.link.Submit([]byte("late"), r.done("late"))

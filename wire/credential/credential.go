@@ -101,6 +101,9 @@ func (c *Credential) open() (err error) {
 // Chain is the certificate chain in use, as DER: the leaf and its issuing CA.
 func (c *Credential) Chain() [][]byte { return c.cert.Load().Certificate }
 
+// AuthorityCert is the certificate of the fleet's authority, as DER.
+func (c *Credential) AuthorityCert() []byte { return c.now.Authority }
+
 // present puts the newest stored chain into use.
 func (c *Credential) present() error {
 	chain := c.now.Chain

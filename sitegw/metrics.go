@@ -1,0 +1,90 @@
+package sitegw
+
+import (
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/holdfast-edge/holdfast/internal/ops"
+	"github.com/holdfast-edge/holdfast/wire"
+)
+
+// watched is what the operations port answers with.
+func (g *Gateway) watched() ops.Config {
+	r := ops.NewRegistry("holdfast-gateway", g.Version)
+	r.MustRegister(collector{g})
+	return ops.Config{Metrics: r, Healthy: g.Healthy, Ready: g.Ready, Log: g.Log}
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("holdfast_gateway_"+name, help, labels, nil)
+}
+
+// The gateway's metrics. Names and labels are for dashboards and alerts: by adding.
+var (
+	descSessions     = desc("sessions", "Sessions of agents that are attached.")
+	descOnline       = desc("devices_online", "Devices that count as online at this gateway, also those whose session is lost and that are not silent for long enough.")
+	descHeartbeats   = desc("heartbeats_total", "Heartbeats of agents that were heard.")
+	descPassed       = desc("statements_passed_total", "Statements of devices that the core committed, and whose receipts were passed on.")
+	descRefused      = desc("statements_refused_total", "Statements of devices that were refused, here or by the core, by code. The device keeps what it has no receipt for.", "code")
+	descEnrolled     = desc("enrollments_total", "Enrollments of devices that the core granted through this gateway.")
+	descNotEnrolled  = desc("enrollments_refused_total", "Enrollments of devices that were refused, here or by the core, by code.", "code")
+	descNotAdmitted  = desc("agents_refused_total", "Sessions of agents that were refused, by code.", "code")
+	descUplink       = desc("uplink_connected", "Whether a core node has admitted this gateway: 1 or 0.")
+	descUplinkNode   = desc("uplink_node_info", "The core node that the uplink is with: always 1, its labels say which. Absent without an uplink.", "node", "address")
+	descReconnects   = desc("uplink_reconnects_total", "Uplink sessions after the first one.")
+	descPeriod       = desc("report_period_seconds", "Time between two digests of presence, as the core told it. Absent without an uplink.")
+	descWitness      = desc("witness_seq", "Number of the newest record of the core's audit trail that a verified head vouched for; 0 before the first.")
+	descWitnessAlarm = desc("witness_alarms_total", "Heads of the core's audit trail that were forged or contradicted another one.")
+)
+
+// collector reads a gateway's state when it is asked.
+type collector struct{ g *Gateway }
+
+// Describe implements prometheus.Collector.
+func (collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descSessions, descOnline, descHeartbeats, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descUplink,
+		descUplinkNode, descReconnects, descPeriod, descWitness, descWitnessAlarm,
+	} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, n uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	}
+	refused := func(d *prometheus.Desc) func(string, uint64) {
+		return func(code string, n uint64) {
+			if code != wire.CodeNone.String() {
+				counter(d, n, code)
+			}
+		}
+	}
+	n := c.g.agents.Counters()
+	gauge(descSessions, float64(c.g.agents.Sessions()))
+	gauge(descOnline, float64(c.g.roster.Online()))
+	counter(descHeartbeats, n.Heartbeats.Load())
+	counter(descPassed, n.Statements.Count(wire.CodeNone))
+	n.Statements.Each(refused(descRefused))
+	counter(descEnrolled, n.Enrollments.Load())
+	n.EnrollmentsRefused.Each(refused(descNotEnrolled))
+	n.AgentsRefused.Each(refused(descNotAdmitted))
+	counter(descWitnessAlarm, c.g.witness.Alarms())
+	gauge(descWitness, float64(c.g.witness.Seq()))
+
+	s := c.g.uplink.Status()
+	counter(descReconnects, max(s.Sessions, 1)-1)
+	if !s.Connected {
+		gauge(descUplink, 0)
+		return
+	}
+	gauge(descUplink, 1)
+	gauge(descUplinkNode, 1, s.Node, strings.ToValidUTF8(s.Address, "?")) // an operator may have given any bytes
+	gauge(descPeriod, s.Period.Seconds())
+}
