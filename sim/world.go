@@ -4,6 +4,7 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/agent"
 	"github.com/holdfast-edge/holdfast/core"
+	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/sim/netsim"
 	"github.com/holdfast-edge/holdfast/sitegw"
 	"github.com/holdfast-edge/holdfast/wire"
@@ -42,6 +44,7 @@ type World struct {
 	Net          *netsim.Net
 	Log          *slog.Logger
 	ReportPeriod time.Duration
+	Tuning       core.Tuning // of the core nodes; zero: defaults
 
 	cores []*CoreNode
 	token string // the administrator's
@@ -175,7 +178,7 @@ func (c *CoreNode) config(sockets *[]*netsim.PacketConn) core.Config {
 	at := func(port uint16) string { return netip.AddrPortFrom(c.Host, port).String() }
 	return core.Config{
 		Settings: core.Settings{Fleet: "sim", Name: c.Name, API: at(443), Uplink: at(7444), Cluster: at(7445), ReportPeriod: c.w.ReportPeriod},
-		DataDir:  c.Dir(), Log: c.w.Log.With("node", c.Name), Wall: c.Wall,
+		DataDir:  c.Dir(), Log: c.w.Log.With("node", c.Name), Wall: c.Wall, Tuning: c.w.Tuning,
 		Net: core.Network{
 			ListenPacket: func(addr string) (net.PacketConn, error) {
 				if addr == ":0" {
@@ -197,7 +200,12 @@ func (c *CoreNode) Join(ctx context.Context, through *CoreNode) error {
 	if err := through.Call(ctx, &t, http.MethodPost, "/v1/tokens", map[string]any{"kind": "core"}); err != nil {
 		return err
 	}
-	token, err := seal.ParseToken(t.Token)
+	return c.JoinWith(ctx, through, t.Token)
+}
+
+// JoinWith is Join with the text of a token that exists.
+func (c *CoreNode) JoinWith(ctx context.Context, through *CoreNode, text string) error {
+	token, err := seal.ParseToken(text)
 	if err != nil {
 		return err
 	}
@@ -284,14 +292,23 @@ type Gateway struct {
 
 // EnrollGateway gets a new gateway its identity.
 func (w *World) EnrollGateway(ctx context.Context, name, site string) (*Gateway, error) {
-	g := &Gateway{w: w, Name: name, Addr: netip.AddrPortFrom(w.host(), 7450)}
+	g := w.newGateway(name)
 	token, err := w.Token(ctx, "gateway", site, 1)
 	if err != nil {
 		return nil, err
 	}
+	return g, g.enroll(ctx, token)
+}
+
+// newGateway places a gateway.
+func (w *World) newGateway(name string) *Gateway {
+	return &Gateway{w: w, Name: name, Addr: netip.AddrPortFrom(w.host(), 7450)}
+}
+
+func (g *Gateway) enroll(ctx context.Context, token *seal.Token) error {
 	var sockets []*netsim.PacketConn
-	_, err = sitegw.Enroll(ctx, g.config(&sockets), token)
-	return g, err
+	_, err := sitegw.Enroll(ctx, g.config(&sockets), token)
+	return err
 }
 
 func (g *Gateway) config(sockets *[]*netsim.PacketConn) sitegw.Config {
@@ -405,27 +422,54 @@ func (w *World) Call(ctx context.Context, out any, method, path string, in any) 
 	return fmt.Errorf("%s %s: no core node serves: %w", method, path, ErrStatus)
 }
 
-// Call asks the node's API. in and out may be nil.
-func (c *CoreNode) Call(ctx context.Context, out any, method, path string, in any) error {
-	body := ""
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return err
-		}
-		body = string(b)
-	}
-	r := httptest.NewRequestWithContext(ctx, method, path, strings.NewReader(body))
-	r.Header.Set("Authorization", "Bearer "+c.w.token)
-	if in != nil {
-		r.Header.Set("Content-Type", "application/json")
-	}
+// View is the registry as the node knows it; false while the node does not serve.
+func (c *CoreNode) View() (registry.View, bool) {
 	n := c.node.Load()
 	if n == nil {
-		return fmt.Errorf("%s %s: %s does not serve: %w", method, path, c.Name, ErrStatus)
+		return registry.View{}, false
+	}
+	return n.View(), true
+}
+
+// newRequest makes a request to the API. in may be nil: no body.
+func newRequest(ctx context.Context, method, path string, in any) (*http.Request, error) {
+	if in == nil {
+		return httptest.NewRequestWithContext(ctx, method, path, http.NoBody), nil
+	}
+	b, err := json.Marshal(in)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: encode the body: %w", method, path, err)
+	}
+	r := httptest.NewRequestWithContext(ctx, method, path, bytes.NewReader(b))
+	r.Header.Set("Content-Type", "application/json")
+	return r, nil
+}
+
+// Do has the node's API answer a request, which is the administrator's unless it says whose it is. The error is ErrStatus when
+// the node does not serve; every answer of a node that serves is returned.
+func (c *CoreNode) Do(r *http.Request) (*httptest.ResponseRecorder, error) {
+	n := c.node.Load()
+	if n == nil {
+		return nil, fmt.Errorf("%s %s: %s does not serve: %w", r.Method, r.URL.Path, c.Name, ErrStatus)
+	}
+	if r.Header.Get("Authorization") == "" {
+		r.Header.Set("Authorization", "Bearer "+c.w.token)
 	}
 	rec := httptest.NewRecorder()
 	n.Handler().ServeHTTP(rec, r)
+	return rec, nil
+}
+
+// Call asks the node's API. in and out may be nil.
+func (c *CoreNode) Call(ctx context.Context, out any, method, path string, in any) error {
+	r, err := newRequest(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	rec, err := c.Do(r)
+	if err != nil {
+		return err
+	}
 	if rec.Code >= http.StatusMultipleChoices {
 		return fmt.Errorf("%s %s: %d %s: %w", method, path, rec.Code, strings.TrimSpace(rec.Body.String()), ErrStatus)
 	}
@@ -434,4 +478,3 @@ func (c *CoreNode) Call(ctx context.Context, out any, method, path string, in an
 	}
 	return json.Unmarshal(rec.Body.Bytes(), out)
 }
-

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -83,6 +84,7 @@ func (f *Fleet) Path(elem ...string) string {
 type Proc struct {
 	Name string
 	Log  string // path of its output
+	from int64  // where in Log its own output begins: the file is that of all processes of this name
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
 	err  error         // set before done is closed
@@ -94,6 +96,9 @@ func (f *Fleet) Start(name, program string, args ...string) (*Proc, error) {
 	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
+	}
+	if p.from, err = out.Seek(0, io.SeekEnd); err != nil {
+		return nil, errors.Join(err, out.Close())
 	}
 	p.cmd = exec.Command(filepath.Join(f.Bin, program), args...) //nolint:noctx,gosec // it ends by Kill or Stop, and its name is ours
 	p.cmd.Stdout, p.cmd.Stderr = out, out
@@ -116,6 +121,22 @@ func (p *Proc) Pid() int { return p.cmd.Process.Pid }
 
 // Done is closed when the process has ended.
 func (p *Proc) Done() <-chan struct{} { return p.done }
+
+// Exit waits until the process has ended by itself and returns its exit code. The error is ErrRuns when it has not ended
+// within d.
+func (p *Proc) Exit(d time.Duration) (int, error) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-p.done:
+		return p.cmd.ProcessState.ExitCode(), nil
+	case <-t.C:
+		return 0, fmt.Errorf("%s after %v: %w", p.Name, d, ErrRuns)
+	}
+}
+
+// ErrRuns says that a process goes on although it should have ended.
+var ErrRuns = errors.New("the process still runs")
 
 // Kill ends the process as a power cut would end it: SIGKILL, no goodbye.
 func (p *Proc) Kill() {
@@ -140,13 +161,19 @@ func (p *Proc) Stop() error {
 	}
 }
 
-// Tail is the end of the process's output.
-func (p *Proc) Tail() string {
+// Output is what the process has printed so far. Where that cannot be read, it is why.
+func (p *Proc) Output() string {
 	b, err := os.ReadFile(p.Log)
 	if err != nil {
 		return err.Error()
 	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	return string(b[min(p.from, int64(len(b))):])
+}
+
+// Tail is the end of the process's output.
+func (p *Proc) Tail() string {
+	b := p.Output()
+	lines := strings.Split(strings.TrimSpace(b), "\n")
 	return strings.Join(lines[max(0, len(lines)-15):], "\n")
 }
 
@@ -214,11 +241,31 @@ func (f *Fleet) Core(n int) (*CoreNode, error) {
 	return f.cores[n-1], nil
 }
 
-// InitCore makes the fleet.
+// What init writes for the operator. The fleet's directory has it too, as a node's directory may be lost.
+const (
+	caFile       = "ca.pem"
+	adminFile    = "admin.token"
+	recoveryFile = "recovery.key"
+)
+
+// InitCore makes the fleet and takes what init wrote for the operator into the fleet's directory; the recovery key is moved
+// there, as operators are told to.
 func (f *Fleet) InitCore(ctx context.Context, name string) error {
 	_, err := f.Run(ctx, "holdfast-core", "init", "--data-dir", f.Path("core-1"), "--fleet", name, "--name", "core-1", "--api", f.API,
 		"--uplink", f.Uplink, "--cluster", f.Cluster, "--report-period", f.ReportPeriod.String())
-	return err
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{caFile, adminFile, recoveryFile} {
+		b, err := os.ReadFile(f.Path("core-1", name))
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(f.Path(name), b, 0o600); err != nil {
+			return err
+		}
+	}
+	return os.Remove(f.Path("core-1", recoveryFile))
 }
 
 // StartCore runs the first core node, waits until it serves and logs the operator in there.
@@ -230,9 +277,16 @@ func (f *Fleet) StartCore(ctx context.Context) (*Proc, error) {
 	return p, f.Login(ctx)
 }
 
-// Login makes the operator's command use the first node's directory and address.
-func (f *Fleet) Login(ctx context.Context) error {
-	_, err := f.CLI(ctx, "login", "https://"+f.API, "--ca-file", f.Path("core-1", "ca.pem"), "--token-file", f.Path("core-1", "admin.token"))
+// Login makes the operator's command use the first node's address, and those of the others that this one tells.
+func (f *Fleet) Login(ctx context.Context) error { return f.LoginAt(ctx, 1) }
+
+// LoginAt is Login at the nth core node.
+func (f *Fleet) LoginAt(ctx context.Context, n int) error {
+	c, err := f.Core(n)
+	if err != nil {
+		return err
+	}
+	_, err = f.CLI(ctx, "login", "https://"+c.API, "--ca-file", f.Path(caFile), "--token-file", f.Path(adminFile))
 	return err
 }
 
@@ -278,7 +332,7 @@ func (f *Fleet) Ready(ctx context.Context, n int) error {
 
 // client trusts the fleet's root alone.
 func (f *Fleet) client() (*http.Client, error) {
-	pem, err := os.ReadFile(f.Path("core-1", "ca.pem"))
+	pem, err := os.ReadFile(f.Path(caFile))
 	if err != nil {
 		return nil, err
 	}
@@ -316,8 +370,24 @@ func (f *Fleet) JoinCore(ctx context.Context, n int) error {
 		return err
 	}
 	_, err = f.Run(ctx, "holdfast-core", "join", "--data-dir", f.Path(c.Name), "--name", c.Name, "--api", c.API, "--uplink", c.Uplink,
-		"--cluster", c.Cluster, "--report-period", f.ReportPeriod.String(), "--join", f.Uplink, "--token-file", token)
+		"--cluster", c.Cluster, "--report-period", f.ReportPeriod.String(), "--join", strings.Join(f.uplinks(), ","), "--token-file", token)
 	return err
+}
+
+// uplinks are where gateways reach the core nodes whose process runs.
+func (f *Fleet) uplinks() []string {
+	var out []string
+	for _, c := range f.cores {
+		if c.Proc == nil {
+			continue
+		}
+		select {
+		case <-c.Proc.done:
+		default:
+			out = append(out, c.Uplink)
+		}
+	}
+	return out
 }
 
 // StartCores makes the core one of n nodes, all of them voters.
@@ -333,6 +403,11 @@ func (f *Fleet) StartCores(ctx context.Context, n int) error {
 			return err
 		}
 	}
+	return f.Voters(ctx, n)
+}
+
+// Voters waits until the core has a leader and n voters, all of which are members.
+func (f *Fleet) Voters(ctx context.Context, n int) error {
 	return f.Eventually(ctx, 30*time.Second, func() error {
 		st, err := f.Status(ctx)
 		if err != nil {
@@ -344,8 +419,8 @@ func (f *Fleet) StartCores(ctx context.Context, n int) error {
 				voters++
 			}
 		}
-		if voters != n || st.Leader == "" {
-			return fmt.Errorf("%d voters of %d, leader %q", voters, n, st.Leader)
+		if voters != n || len(st.Nodes) != n || st.Leader == "" {
+			return fmt.Errorf("%d voters of %d nodes, want %d; leader %q", voters, len(st.Nodes), n, st.Leader)
 		}
 		return nil
 	})

@@ -41,29 +41,41 @@ func firstArg(f completer) completer {
 	}
 }
 
-// fromCore completes with what the core lists. Whatever goes wrong, there is nothing to complete with.
+// fromCore completes with what the core lists.
 func fromCore[T any](a *app, path string, word func(T) (value, about string)) completer {
 	return func(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		const none = cobra.ShellCompDirectiveNoFileComp
-		if a.overrides().TokenFile == "-" {
-			return nil, none // standard input belongs to the shell now
-		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), completeTime)
-		defer cancel()
-		var words []cobra.Completion
-		err := a.with(func(c *client.Client) error {
+		return a.suggest(cmd.Context(), func(ctx context.Context, c *client.Client) ([]cobra.Completion, error) {
 			items, err := client.All[T](ctx, c, client.Query{Path: path, Limit: completeItems})
+			var words []cobra.Completion
 			for _, it := range items {
-				value, about := word(it)
-				words = append(words, cobra.CompletionWithDesc(output.Clean(value, 0), output.Clean(about, 60)))
+				words = append(words, suggestion(word(it)))
 			}
-			return err
+			return words, err
 		})
-		if err != nil {
-			return nil, none
-		}
-		return words, none
 	}
+}
+
+// suggest completes with what ask finds out. Whatever goes wrong, there is nothing to complete with.
+func (a *app) suggest(ctx context.Context, ask func(context.Context, *client.Client) ([]cobra.Completion, error)) ([]cobra.Completion, cobra.ShellCompDirective) {
+	const none = cobra.ShellCompDirectiveNoFileComp
+	if a.overrides().TokenFile == "-" {
+		return nil, none // standard input belongs to the shell now
+	}
+	ctx, cancel := context.WithTimeout(ctx, completeTime)
+	defer cancel()
+	var words []cobra.Completion
+	err := a.with(ctx, func(c *client.Client) (err error) {
+		words, err = ask(ctx, c)
+		return err
+	})
+	if err != nil {
+		return nil, none
+	}
+	return words, none
+}
+
+func suggestion(value, about string) cobra.Completion {
+	return cobra.CompletionWithDesc(output.Clean(value, 0), output.Clean(about, 60))
 }
 
 func deviceIDs(a *app) completer {

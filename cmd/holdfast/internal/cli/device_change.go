@@ -17,7 +17,8 @@ import (
 const likeSite = "site"
 
 func devicesTag(a *app) *cobra.Command {
-	return &cobra.Command{
+	var expected revision
+	c := &cobra.Command{
 		Use: "tag ID KEY=VALUE|KEY-...", Short: "set and remove tags of a device",
 		Long: `Tag sets KEY=VALUE and removes KEY-. An operator's tag wins over those that a token preset and that the device states itself;
 removing one hides it, whoever set it.`,
@@ -35,7 +36,7 @@ removing one hides it, whoever set it.`,
 				return err
 			}
 			return a.withDevice(cmd.Context(), args[0], func(c *client.Client, id string) error {
-				d, err := client.Send[v1.Device](cmd.Context(), c, http.MethodPatch, client.Path("v1", "devices", id, "tags"),
+				d, err := client.SendIf[v1.Device](cmd.Context(), c, expected.etag(), http.MethodPatch, client.Path("v1", "devices", id, "tags"),
 					v1.SetTags{Set: set, Remove: remove})
 				if err != nil {
 					return err
@@ -44,6 +45,8 @@ removing one hides it, whoever set it.`,
 			})
 		},
 	}
+	revisionFlag(c, &expected)
+	return c
 }
 
 // tagWords says what was set and removed.
@@ -60,6 +63,7 @@ func tagWords(set map[string]string, remove []string) string {
 
 func devicesSet(a *app) *cobra.Command {
 	var interval string
+	var expected revision
 	c := &cobra.Command{
 		Use: "set ID --heartbeat-interval DURATION|site", Short: "change settings of a device",
 		Example: "  holdfast devices set 3fa8 --heartbeat-interval 2s\n  holdfast devices set 3fa8 --heartbeat-interval site",
@@ -77,7 +81,7 @@ func devicesSet(a *app) *cobra.Command {
 				}
 			}
 			return a.withDevice(cmd.Context(), args[0], func(c *client.Client, id string) error {
-				d, err := client.Send[v1.Device](cmd.Context(), c, http.MethodPatch, client.Path("v1", "devices", id),
+				d, err := client.SendIf[v1.Device](cmd.Context(), c, expected.etag(), http.MethodPatch, client.Path("v1", "devices", id),
 					v1.SetDevice{HeartbeatInterval: &value})
 				if err != nil {
 					return err
@@ -88,18 +92,20 @@ func devicesSet(a *app) *cobra.Command {
 	}
 	c.Flags().StringVar(&interval, "heartbeat-interval", "", "`duration` from 1s to 1h, or site: as its site")
 	complete(c, "heartbeat-interval", likeSite)
+	revisionFlag(c, &expected)
 	return c
 }
 
 func devicesRelease(a *app) *cobra.Command {
-	return &cobra.Command{
+	var expected revision
+	c := &cobra.Command{
 		Use: "release ID", Short: "end a device's quarantine",
 		Long: `Release ends a quarantine, which a device is in after it was seen to act in two places at once. Make sure first that only one of
 the two is left: the other one would bring the quarantine back.`,
 		Args: takes("ID"), ValidArgsFunction: firstArg(deviceIDs(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withDevice(cmd.Context(), args[0], func(c *client.Client, id string) error {
-				d, err := client.Send[v1.Device](cmd.Context(), c, http.MethodPost, client.Path("v1", "devices", id, "release"), nil)
+				d, err := client.SendIf[v1.Device](cmd.Context(), c, expected.etag(), http.MethodPost, client.Path("v1", "devices", id, "release"), nil)
 				if err != nil {
 					return err
 				}
@@ -107,4 +113,6 @@ the two is left: the other one would bring the quarantine back.`,
 			})
 		},
 	}
+	revisionFlag(c, &expected)
+	return c
 }

@@ -13,8 +13,8 @@ import (
 // absent is how a fact shows that the device is known not to have.
 const absent = "absent"
 
-// deviceSheet lays a device out for people, with ages as of now.
-func deviceSheet(d v1.Device, now time.Time) *output.Sheet {
+// deviceSheet lays a device out for people, with ages as of now. revision is empty where the core does not tell it.
+func deviceSheet(d v1.Device, revision string, now time.Time) *output.Sheet {
 	s := &output.Sheet{}
 	s.Fact("ID", d.ID)
 	s.Fact("Site", d.Site)
@@ -30,6 +30,7 @@ func deviceSheet(d v1.Device, now time.Time) *output.Sheet {
 	s.Fact("Agent", d.AgentVersion)
 	s.Fact("Enrolled", output.Both(now, &d.EnrolledAt))
 	s.Fact("Registered", output.Both(now, d.RegisteredAt))
+	s.Fact("Revision", revision)
 	s.Fact("Tags", output.Pairs(d.Tags))
 	if d.RegisteredAt == nil {
 		s.Heading("Hardware", "not known before the device registers")

@@ -67,7 +67,7 @@ func devicesList(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "list", Short: "list devices", Args: takes(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(func(c *client.Client) error {
+			return a.with(cmd.Context(), func(c *client.Client) error {
 				devices, err := fetch[v1.Device](cmd.Context(), a, c, client.Query{
 					Path:   client.Path("v1", "devices"),
 					Params: params("site", site, "state", state, "presence", presence), Limit: int(limit),
@@ -107,11 +107,11 @@ func devicesGet(a *app) *cobra.Command {
 		Use: "get ID", Short: "show all that is known about a device", Args: takes("ID"), ValidArgsFunction: firstArg(deviceIDs(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withDevice(cmd.Context(), args[0], func(c *client.Client, id string) error {
-				d, err := client.Get[v1.Device](cmd.Context(), c, client.Path("v1", "devices", id), nil)
+				d, tag, err := client.GetTagged[v1.Device](cmd.Context(), c, client.Path("v1", "devices", id), nil)
 				if err != nil {
 					return err
 				}
-				return a.print(d, deviceSheet(d, c.Now()).Write)
+				return a.print(d, deviceSheet(d, ofTag(tag), c.Now()).Write)
 			})
 		},
 	}
@@ -119,7 +119,7 @@ func devicesGet(a *app) *cobra.Command {
 
 // withDevice runs f with a client and the whole id of the device given by it or its beginning.
 func (a *app) withDevice(ctx context.Context, given string, f func(*client.Client, string) error) error {
-	return a.with(func(c *client.Client) error {
+	return a.with(ctx, func(c *client.Client) error {
 		id, err := a.deviceID(ctx, c, given)
 		if err != nil {
 			return err

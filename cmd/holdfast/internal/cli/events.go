@@ -26,7 +26,7 @@ after the last event shown. With -o json each event is one line.`,
 		Example: "  holdfast events --site plant-7\n  holdfast events --after 4711 --type device.offline -o json",
 		Args:    takes(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(func(c *client.Client) error {
+			return a.with(cmd.Context(), func(c *client.Client) error {
 				if device != "" {
 					var err error
 					if device, err = a.deviceID(cmd.Context(), c, device); err != nil {
@@ -98,7 +98,7 @@ func (a *app) printEvent(e v1.Event) error {
 // eventLine is an event for people, on one line.
 func eventLine(e v1.Event) string {
 	subject := map[string]string{}
-	for k, v := range map[string]string{"device": e.Device, "site": e.Site, "gateway": e.Gateway, "token": e.Token} {
+	for k, v := range map[string]string{"device": e.Device, "site": e.Site, "gateway": e.Gateway, "token": e.Token, "operator": e.Operator, "node": e.Node} {
 		if v != "" {
 			subject[k] = v
 		}

@@ -27,9 +27,9 @@ const exitHelp = `Exit codes:
   1  failed, for a reason that has no code of its own
   2  bad usage or configuration: the command line, a file it names, or a value that the core refuses
   3  the core cannot be reached, cannot be trusted, or is unavailable: worth trying again
-  4  no such device, site, token or gateway
+  4  no such device, site, token, gateway, operator or node
   5  not authorised: the token is unknown, or its role does not permit this
-  6  conflict with the present state`
+  6  conflict with the present state: somebody else changed it, or it is not the revision that --if-revision names`
 
 // errUsage says that the command line is wrong.
 var errUsage = errors.New("bad usage")
@@ -45,8 +45,8 @@ func usage(format string, args ...any) error { return usageError{fmt.Errorf(form
 // errAmbiguous says that an id prefix fits several.
 var errAmbiguous = errors.New("ambiguous")
 
-// classes is what an error's class means to the operator, the first that fits. In a remedy %s stands for the command, or,
-// before list, for its group.
+// classes is what an error's class means to the operator, the first that fits. In a remedy %s stands for the command, or
+// for the one that lists what there is.
 var classes = [...]struct {
 	class  error
 	code   int
@@ -54,13 +54,14 @@ var classes = [...]struct {
 }{
 	{errUsage, exitUsage, "see '%s --help'"},
 	{errAmbiguous, exitUsage, "give more of the id"},
+	{errTrail, exitFailure, "compare it with another export and with the gateways' witnesses"},
 	{settings.ErrConfig, exitUsage, ""},                                     // these say themselves what to do
 	{client.ErrOutcome, exitFailure, "read the state before you try again"}, // before what else it may be
 	{client.ErrInvalid, exitUsage, "see '%s --help'"},
 	{client.ErrUntrusted, exitUnavailable, "check the address and the CA file"},
 	{client.ErrUnavailable, exitUnavailable, "try again in a moment"},
 	{client.ErrUnreachable, exitUnavailable, "check the address and that a core node runs there"},
-	{client.ErrNotFound, exitNotFound, "see '%s list'"},
+	{client.ErrNotFound, exitNotFound, "see '%s'"},
 	{client.ErrUnauthorised, exitUnauthorised, "run holdfast login with a valid token"},
 	{client.ErrForbidden, exitUnauthorised, "ask an administrator for a token with the role it takes"},
 	{client.ErrConflict, exitConflict, "look at the present state and decide again"},
@@ -92,7 +93,7 @@ func remedy(cmd *cobra.Command, err error) string {
 		case exitUsage:
 			return strings.ReplaceAll(c.remedy, "%s", cmd.CommandPath())
 		case exitNotFound:
-			return strings.ReplaceAll(c.remedy, "%s", groupWithList(cmd).CommandPath())
+			return strings.ReplaceAll(c.remedy, "%s", listing(cmd).CommandPath())
 		default:
 			return c.remedy
 		}
@@ -100,15 +101,15 @@ func remedy(cmd *cobra.Command, err error) string {
 	return ""
 }
 
-// groupWithList is the group of cmd that has a list command, or the group of devices, which are what else is looked for.
-func groupWithList(cmd *cobra.Command) *cobra.Command {
-	groups := []string{"devices"}
+// listing is the command that shows what there is: of the group of cmd, or of devices, which are what else is looked for.
+func listing(cmd *cobra.Command) *cobra.Command {
+	paths := [][]string{{"devices", "list"}}
 	if p := cmd.Parent(); p != nil {
-		groups = []string{p.Name(), "devices"}
+		paths = [][]string{{p.Name(), "list"}, {p.Name(), "status"}, {"devices", "list"}}
 	}
-	for _, group := range groups {
-		if c, _, err := cmd.Root().Find([]string{group, "list"}); err == nil && c.Name() == "list" {
-			return c.Parent()
+	for _, path := range paths {
+		if c, _, err := cmd.Root().Find(path); err == nil && c.Name() == path[1] {
+			return c
 		}
 	}
 	return cmd.Root()

@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 )
 
 // TestExitCodes holds what scripts rely on against what a core can answer.
@@ -12,38 +13,47 @@ func TestExitCodes(t *testing.T) {
 		name   string
 		status int
 		header string // Retry-After
+		sent   int    // how often; 0: until time ran out
 		code   int
-		line   string
+		line   string // of the error, behind the reason
 	}{
-		{"bad request", 400, "", 2, "holdfast: devices set: body.x: is wrong; see 'holdfast devices set --help'"},
-		{"invalid", 422, "", 2, "holdfast: devices set: body.x: is wrong; see 'holdfast devices set --help'"},
-		{"unknown token", 401, "", 5, "holdfast: devices set: body.x: is wrong; run holdfast login with a valid token"},
-		{"forbidden", 403, "", 5, "holdfast: devices set: body.x: is wrong; ask an administrator for a token with the role it takes"},
-		{"not found", 404, "", 4, "holdfast: devices set: body.x: is wrong; see 'holdfast devices list'"},
-		{"conflict", 409, "", 6, "holdfast: devices set: body.x: is wrong; look at the present state and decide again"},
-		{"busy", 429, "", 3, "holdfast: devices set: body.x: is wrong; try again in a moment"},
-		{"no leader", 503, "2", 3, "holdfast: devices set: body.x: is wrong; try again in 2s"},
-		{"outcome unknown", 504, "", 1, "holdfast: devices set: body.x: is wrong; read the state before you try again"},
-		{"fault", 500, "", 1, "holdfast: devices set: body.x: is wrong; see the core's log"},
-		{"redirect", 302, "", 1, "holdfast: devices set: body.x: is wrong; see the core's log"},
+		{"bad request", 400, "", 1, 2, "; see 'holdfast devices set --help'"},
+		{"invalid", 422, "", 1, 2, "; see 'holdfast devices set --help'"},
+		{"unknown token", 401, "", 1, 5, "; run holdfast login with a valid token"},
+		{"forbidden", 403, "", 1, 5, "; ask an administrator for a token with the role it takes"},
+		{"not found", 404, "", 1, 4, "; see 'holdfast devices list'"},
+		{"conflict", 409, "", 1, 6, "; look at the present state and decide again"},
+		{"another revision", 412, "", 1, 6, "; look at the present state and decide again"},
+		{"busy", 429, "", 1, 3, "; try again in a moment"},
+		{"too many", 429, "7", 1, 3, "; try again in 7s"},
+		{"no leader", 503, "2", 4, 3, "; try again in 2s"},
+		{"no leader for long", 503, "60", 1, 3, "; try again in 1m0s"},
+		{"outcome unknown", 504, "", 0, 1, "; read the state before you try again"},
+		{"fault", 500, "", 1, 1, "; see the core's log"},
+		{"redirect", 302, "", 1, 1, "; see the core's log"},
 	} {
+		core := newFleet()
+		u := over(t, direct{"core-1:1": core}, "core-1:1")
+		core.hook = func(w http.ResponseWriter, _ *http.Request) bool {
+			if tc.header != "" {
+				w.Header().Set("Retry-After", tc.header)
+			}
+			w.Header().Set("Location", "/elsewhere")
+			refuse(w, tc.status, "body.x: is wrong")
+			return true
+		}
+		u.env["HOLDFAST_URL"] = "https://core-1:1"
 		t.Run(tc.name, func(t *testing.T) {
-			core := newFleet()
-			core.hook = func(w http.ResponseWriter, _ *http.Request) bool {
-				if tc.header != "" {
-					w.Header().Set("Retry-After", tc.header)
+			synctest.Test(t, func(t *testing.T) {
+				before := len(core.seen())
+				r := u.run(t, "devices", "set", idA, "--heartbeat-interval", "2s")
+				if want := "holdfast: devices set: body.x: is wrong" + tc.line + "\n"; r.code != tc.code || r.err != want || r.out != "" {
+					t.Errorf("exit %d, want %d\nsaid %q\nwant %q\nout  %q", r.code, tc.code, r.err, want, r.out)
 				}
-				w.Header().Set("Location", "/elsewhere")
-				refuse(w, tc.status, "body.x: is wrong")
-				return true
-			}
-			r := at(t, core.serve(t)).run(t, "devices", "set", idA, "--heartbeat-interval", "2s")
-			if r.code != tc.code || r.err != tc.line+"\n" || r.out != "" {
-				t.Errorf("exit %d, want %d\nsaid %q\nwant %q\nout  %q", r.code, tc.code, r.err, tc.line, r.out)
-			}
-			if n := len(core.seen()); n != 1 {
-				t.Errorf("a change was sent %d times", n)
-			}
+				if n := len(core.seen()) - before; n != tc.sent && tc.sent > 0 || n < 4 && tc.sent == 0 {
+					t.Errorf("a change was sent %d times", n)
+				}
+			})
 		})
 	}
 }
@@ -110,6 +120,19 @@ func TestUsage(t *testing.T) {
 		{[]string{"tokens", "create", "--kind", "device", "--tag", "x=1", "--tag", "x=2"}, `tokens create: --tag: "x" is given twice; see 'holdfast tokens create --help'`},
 		{[]string{"tokens", "create", "--kind", "device", "--ttl", "1d"}, `tokens create: --ttl: "1d" is no duration: write such as 2s, 5m or 1h; see 'holdfast tokens create --help'`},
 		{[]string{"tokens", "create", "--kind", "device", "--out", u.home}, "tokens create: --out " + u.home + " is not a plain file; see 'holdfast tokens create --help'"},
+		{[]string{"operators", "create"}, "operators create: NAME is missing; see 'holdfast operators create --help'"},
+		{[]string{"operators", "create", "x"}, "operators create: --role is missing: viewer, operator or admin; see 'holdfast operators create --help'"},
+		{[]string{"operators", "create", "x", "--role", "viewer", "--ttl", "1d"}, `operators create: --ttl: "1d" is no duration: write such as 2s, 5m or 1h; see 'holdfast operators create --help'`},
+		{[]string{"operators", "create", "x", "--role", "viewer", "--token-out", u.home}, "operators create: --token-out " + u.home + " is not a plain file; see 'holdfast operators create --help'"},
+		{[]string{"operators", "revoke"}, "operators revoke: ID is missing; see 'holdfast operators revoke --help'"},
+		{[]string{"audit"}, "audit: which command? export, tail, verify; see 'holdfast audit --help'"},
+		{[]string{"audit", "verify", "a", "b"}, "audit verify: accepts at most 1 arg(s), received 2; see 'holdfast audit verify --help'"},
+		{[]string{"audit", "tail", "-n", "x"}, `audit tail: invalid argument "x" for "-n, --lines" flag: must be a non-negative integer; see 'holdfast audit tail --help'`},
+		{[]string{"audit", "export", "--out", u.home + "/none/x"}, "audit export: --out: open " + u.home + "/none/x: no such file or directory; see 'holdfast audit export --help'"},
+		{[]string{"cluster"}, "cluster: which command? invite, remove, snapshot, status, transfer-leadership; see 'holdfast cluster --help'"},
+		{[]string{"cluster", "remove"}, "cluster remove: NAME is missing; see 'holdfast cluster remove --help'"},
+		{[]string{"cluster", "invite", "--ttl", "soon"}, `cluster invite: --ttl: "soon" is no duration: write such as 2s, 5m or 1h; see 'holdfast cluster invite --help'`},
+		{[]string{"sites", "set", "a", "--if-revision", "x"}, `sites set: invalid argument "x" for "--if-revision" flag: must be a revision such as 12 or r12; see 'holdfast sites set --help'`},
 		{[]string{"login", "https://a", "https://b"}, "login: accepts at most 1 arg(s), received 2; see 'holdfast login --help'"},
 		{[]string{"login", "http://127.0.0.1:1"}, `login: "http://127.0.0.1:1" is no core's address; write https://HOST:PORT`},
 		{[]string{"cluster", "status", "--url", "127.0.0.1:1"}, `cluster status: "127.0.0.1:1" is no core's address; write https://HOST:PORT`},

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/wire/ident/identtest"
 )
 
 const goodToken = "hfo1_the-operators-secret"
@@ -39,10 +40,15 @@ type fakeCore struct {
 	events   []v1.Event
 	cluster  v1.Cluster
 
+	operators []v1.Operator
+	audit     auditTrail
+	authority *identtest.Fleet // signs the trail's head; nil: nobody does
+
 	hook func(w http.ResponseWriter, r *http.Request) bool // true: the hook has answered
 
 	mu       sync.Mutex
 	requests []string // method, path and query, space, body
+	tagged   []string // If-Match of each request that has one
 }
 
 // serve starts the core and returns its server, which the test ends.
@@ -66,7 +72,10 @@ func (f *fakeCore) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	r.Body = io.NopCloser(strings.NewReader(string(body)))
 	f.mu.Lock()
-	f.requests = append(f.requests, strings.TrimSpace(r.Method+" "+r.URL.String()+" "+string(body)))
+	f.requests = append(f.requests, strings.TrimSpace(r.Method+" "+r.URL.RequestURI()+" "+string(body)))
+	if tag := r.Header.Get("If-Match"); tag != "" {
+		f.tagged = append(f.tagged, tag)
+	}
 	f.mu.Unlock()
 	w.Header().Set("Date", fakeNow.Format(http.TimeFormat))
 	if f.hook != nil && f.hook(w, r) {
@@ -82,7 +91,7 @@ func (f *fakeCore) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *fakeCore) mux() *http.ServeMux {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /v1/whoami", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, 200, v1.Whoami{Operator: "admin", Role: "admin", Fleet: f.fleet})
+		answer(w, 200, v1.Whoami{ID: "op-1", Operator: "admin", Role: "admin", Sites: []string{}, Fleet: f.fleet})
 	})
 	m.HandleFunc("GET /v1/devices", func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
@@ -90,7 +99,10 @@ func (f *fakeCore) mux() *http.ServeMux {
 			return is(q.Get("site"), d.Site) && is(q.Get("state"), d.State) && is(q.Get("presence"), d.Presence)
 		}))
 	})
-	m.HandleFunc("GET /v1/devices/{id}", func(w http.ResponseWriter, r *http.Request) { one(w, r, f.devices, deviceName) })
+	m.HandleFunc("GET /v1/devices/{id}", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", `"r12"`)
+		one(w, r, f.devices, deviceName)
+	})
 	m.HandleFunc("PATCH /v1/devices/{id}", f.setDevice)
 	m.HandleFunc("PATCH /v1/devices/{id}/tags", f.setTags)
 	m.HandleFunc("GET /v1/devices/{id}/history", func(w http.ResponseWriter, r *http.Request) { page(w, r, ordered(r, f.history)) })
@@ -105,12 +117,51 @@ func (f *fakeCore) mux() *http.ServeMux {
 	m.HandleFunc("POST /v1/tokens", f.createToken)
 	m.HandleFunc("GET /v1/cluster", func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, f.cluster) })
 	m.HandleFunc("GET /v1/events", f.stream)
+	m.HandleFunc("DELETE /v1/cluster/nodes/{id}", f.removeNode)
+	m.HandleFunc("POST /v1/cluster/snapshot", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, 200, v1.Snapshot{Node: "core-2", Index: f.cluster.Index})
+	})
+	m.HandleFunc("POST /v1/cluster/transfer-leadership", f.transfer)
+	m.HandleFunc("GET /v1/operators", func(w http.ResponseWriter, r *http.Request) { page(w, r, f.operators) })
+	m.HandleFunc("GET /v1/operators/{id}", func(w http.ResponseWriter, r *http.Request) { one(w, r, f.operators, operatorName) })
+	m.HandleFunc("DELETE /v1/operators/{id}", func(w http.ResponseWriter, r *http.Request) { one(w, r, f.operators, operatorName) })
+	m.HandleFunc("POST /v1/operators", f.createOperator)
+	f.auditRoutes(m)
 	return m
 }
 
 func deviceName(d v1.Device) string { return d.ID }
 func siteName(s v1.Site) string     { return s.Name }
 func tokenName(t v1.Token) string   { return t.ID }
+
+func operatorName(o v1.Operator) string { return o.ID }
+
+func (f *fakeCore) removeNode(w http.ResponseWriter, r *http.Request) {
+	i := slices.IndexFunc(f.cluster.Nodes, func(n v1.Node) bool { return n.Name == r.PathValue("id") })
+	if i < 0 {
+		refuse(w, http.StatusNotFound, r.PathValue("id")+": not found")
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (f *fakeCore) transfer(w http.ResponseWriter, r *http.Request) {
+	var in v1.TransferLeadership
+	read(r, &in)
+	f.cluster.Leader = in.To
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (f *fakeCore) createOperator(w http.ResponseWriter, r *http.Request) {
+	var in v1.CreateOperator
+	read(r, &in)
+	o := v1.Operator{ID: "op-9f3a", Name: in.Name, Role: in.Role, Sites: in.Sites, State: "active", CreatedAt: fakeNow, CreatedBy: "op-1"}
+	if in.TTL != "" {
+		at := fakeNow.Add(time.Duration(seconds(in.TTL) * float64(time.Second)))
+		o.ExpiresAt = &at
+	}
+	answer(w, http.StatusCreated, v1.NewOperator{Operator: o, Token: "hfo1_new"})
+}
 
 func (f *fakeCore) setDevice(w http.ResponseWriter, r *http.Request) {
 	var in v1.SetDevice
@@ -152,6 +203,9 @@ func (f *fakeCore) createToken(w http.ResponseWriter, r *http.Request) {
 	t := v1.Token{
 		ID: "tk9f3a", Kind: in.Kind, Site: in.Site, Tags: in.Tags, Uses: max(in.Uses, 1), CreatedAt: fakeNow, CreatedBy: "admin",
 		ExpiresAt: fakeNow.Add(time.Hour), State: "open", Comment: in.Comment,
+	}
+	if in.TTL != "" {
+		t.ExpiresAt = fakeNow.Add(time.Duration(seconds(in.TTL) * float64(time.Second)))
 	}
 	answer(w, http.StatusCreated, v1.NewToken{ID: t.ID, Token: "hf1_secret", Record: t})
 }

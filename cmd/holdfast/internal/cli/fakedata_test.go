@@ -72,10 +72,17 @@ func newFleet() *fakeCore {
 		cluster: v1.Cluster{
 			Fleet: "acme", Leader: "core-1", Index: 4711, Version: "1.0.0",
 			Nodes: []v1.Node{
-				{Name: "core-1", Address: "10.0.0.1:8443", Voter: true, Leader: true},
-				{Name: "core-2", Address: "10.0.0.2:8443", Voter: true, Self: true},
-				{Name: "core-3", Address: "10.0.0.3:8443"},
+				{Name: "core-1", Address: "10.0.0.1:8445", API: "core-1.example.com:8443", Uplink: "10.0.0.1:8444", Member: true, Voter: true, Leader: true, LastContactS: new(0.4), Index: new(uint64(4711)), JoinedAt: before(72 * time.Hour)},
+				{Name: "core-2", Address: "10.0.0.2:8445", API: "10.0.0.2:8443", Uplink: "10.0.0.2:8444", Member: true, Voter: true, Self: true, JoinedAt: before(48 * time.Hour)},
+				{Name: "core-3", Address: "10.0.0.3:8445", API: "10.0.0.3:8443", Uplink: "10.0.0.3:8444", Member: true, LastContactS: new(75.0), Index: new(uint64(17)), CatchingUp: true, JoinedAt: before(time.Minute)},
+				{Name: "core-0", Address: "10.0.0.9:8445", Voter: true},
 			},
 		},
+		operators: []v1.Operator{
+			{ID: "op-1", Name: "admin", Role: "admin", Sites: []string{}, State: "active", CreatedAt: *before(72 * time.Hour), LastUsedAt: before(time.Second), LastUsedFrom: "192.0.2.7"},
+			{ID: "op-2b4c", Name: "shift-a", Role: "operator", Sites: []string{"plant-7", "plant-8"}, State: "active", CreatedAt: *before(time.Hour), CreatedBy: "op-1", ExpiresAt: before(-24 * time.Hour)},
+			{ID: "op-3d00", Name: "ci", Role: "viewer", Sites: []string{}, State: "revoked", CreatedAt: *before(time.Hour), CreatedBy: "op-1", LastUsedAt: before(30 * time.Minute), LastUsedFrom: "2001:db8::7"},
+		},
+		audit: newAuditTrail(5, nil),
 	}
 }

@@ -23,7 +23,7 @@ func gatewaysList(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use: "list", Short: "list gateways", Args: takes(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(func(c *client.Client) error {
+			return a.with(cmd.Context(), func(c *client.Client) error {
 				gateways, err := fetch[v1.Gateway](cmd.Context(), a, c, client.Query{Path: client.Path("v1", "gateways")})
 				if err != nil {
 					return err

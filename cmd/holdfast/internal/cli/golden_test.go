@@ -36,6 +36,23 @@ var scenarios = []struct {
 	{"tokens-get", "tokens get aa"},
 	{"tokens-revoke", "tokens revoke ab22"},
 	{"cluster-status", "cluster status"},
+	{"cluster-invite", "cluster invite --ttl 5m"},
+	{"cluster-invite-named", "cluster invite --name berlin --host 2001:db8::4"},
+	{"cluster-remove", "cluster remove core-3"},
+	{"cluster-remove-none", "cluster remove core-7"},
+	{"cluster-snapshot", "cluster snapshot"},
+	{"cluster-transfer", "cluster transfer-leadership --to core-2"},
+	{"cluster-transfer-any", "cluster transfer-leadership"},
+	{"operators-list", "operators list"},
+	{"operators-get", "operators get op-2"},
+	{"operators-create", "operators create ci --role viewer"},
+	{"operators-create-limited", "operators create shift --role operator --site plant-7 --site plant-8 --ttl 24h"},
+	{"operators-revoke", "operators revoke op-2b"},
+	{"whoami", "whoami"},
+	{"audit-tail", "audit tail -n 4"},
+	{"audit-tail-none", "audit tail --lines 0"},
+	{"audit-export", "audit export --after 3"},
+	{"audit-verify", "audit verify"},
 	{"events", "events --count 2"},
 }
 
@@ -108,7 +125,8 @@ func TestHelp(t *testing.T) {
 		}
 	}
 	for _, sc := range scenarios {
-		command, _, _ := strings.Cut(strings.Join(strings.Fields(sc.args)[:2], " "), " --")
+		command, _, _ := strings.Cut(sc.args+" --", " --")
+		command = strings.Join(strings.Fields(command)[:min(2, len(strings.Fields(command)))], " ")
 		group, _, _ := strings.Cut(command, " ")
 		if !strings.Contains(help, "\n  "+group+" ") {
 			t.Errorf("help does not name %s", group)

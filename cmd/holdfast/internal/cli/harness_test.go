@@ -4,11 +4,19 @@ import (
 	"bytes"
 	"context"
 	"encoding/pem"
+	"errors"
+	"io"
+	"net"
+	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/holdfast-edge/holdfast/cmd/holdfast/internal/output"
 )
 
 // A user is somebody at a shell: a home directory, an environment and what is typed.
@@ -16,6 +24,8 @@ type user struct {
 	home  string
 	env   map[string]string
 	stdin string
+
+	network http.RoundTripper // nil: the real one
 }
 
 func newUser(t *testing.T) *user {
@@ -61,8 +71,12 @@ func (u *user) run(t *testing.T, args ...string) result {
 
 func (u *user) runCtx(ctx context.Context, args ...string) result {
 	var out, errs bytes.Buffer
-	code := Run(ctx, args, strings.NewReader(u.stdin), &out, &errs, func(k string) string { return u.env[k] })
-	return result{code, out.String(), errs.String()}
+	env := func(k string) string { return u.env[k] }
+	if u.network == nil {
+		return result{Run(ctx, args, strings.NewReader(u.stdin), &out, &errs, env), out.String(), errs.String()}
+	}
+	a := &app{in: strings.NewReader(u.stdin), out: &out, err: &errs, env: env, format: output.Table, network: u.network}
+	return result{a.run(ctx, args), out.String(), errs.String()}
 }
 
 // must runs a command that succeeds.
@@ -73,4 +87,41 @@ func (u *user) must(t *testing.T, args ...string) string {
 		t.Fatalf("holdfast %s: exit %d: %s", strings.Join(args, " "), r.code, r.err)
 	}
 	return r.out
+}
+
+// A direct network calls the handlers of its hosts, without sockets, so that time in it can be virtual. A host that it does
+// not have refuses connections; a handler that aborts breaks the connection after the request was sent.
+type direct map[string]http.Handler
+
+// RoundTrip implements http.RoundTripper.
+func (d direct) RoundTrip(r *http.Request) (resp *http.Response, err error) {
+	h := d[r.URL.Host]
+	if h == nil {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	}
+	if t := httptrace.ContextClientTrace(r.Context()); t != nil && t.WroteHeaders != nil {
+		t.WroteHeaders()
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			if e, ok := p.(error); !ok || !errors.Is(e, http.ErrAbortHandler) {
+				panic(p)
+			}
+			resp, err = nil, io.ErrUnexpectedEOF
+		}
+	}()
+	rec := httptest.NewRecorder()
+	h.ServeHTTP(rec, r)
+	return rec.Result(), nil
+}
+
+// over is a user who has logged in at the first of these hosts of a direct network.
+func over(t *testing.T, network direct, hosts ...string) *user {
+	t.Helper()
+	u := newUser(t)
+	u.network = network
+	srv := httptest.NewTLSServer(nil) // for its certificate alone
+	defer srv.Close()
+	u.must(t, "login", "https://"+hosts[0], "--ca-file", u.write(t, "ca.pem", caOf(srv)), "--token-file", u.write(t, "token", goodToken))
+	return u
 }

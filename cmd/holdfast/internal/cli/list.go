@@ -12,18 +12,26 @@ import (
 
 // fetch reads all pages of a list, counting on the operator's terminal when there are several.
 func fetch[T any](ctx context.Context, a *app, c *client.Client, q client.Query) ([]T, error) {
-	shown := false
-	if terminal(a.err) {
-		q.Page = func(n int) {
+	progress, done := a.counter("read")
+	defer done()
+	q.Page = progress
+	return client.All[T](ctx, c, q)
+}
+
+// counter counts long work on the operator's terminal: progress shows how far it is, done takes the count away.
+func (a *app) counter(what string) (progress func(n int), done func()) {
+	shown, there := false, terminal(a.err)
+	progress = func(n int) {
+		if there {
 			shown = true
-			fmt.Fprintf(a.err, "\rread %d…", n) //nolint:errcheck // a count that cannot be shown is no reason to fail
+			fmt.Fprintf(a.err, "\r%s %d…", what, n) //nolint:errcheck // a count that cannot be shown is no reason to fail
 		}
 	}
-	items, err := client.All[T](ctx, c, q)
-	if shown {
-		fmt.Fprint(a.err, "\r\x1b[K") //nolint:errcheck // as above
+	return progress, func() {
+		if shown {
+			fmt.Fprint(a.err, "\r\x1b[K") //nolint:errcheck // as above
+		}
 	}
-	return items, err
 }
 
 // printList prints a whole list; people lays it out for the table format.

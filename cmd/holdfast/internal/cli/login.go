@@ -14,6 +14,7 @@ func loginCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "login https://HOST:PORT", Short: "check a token with a core and store it for later commands",
 		Long: `Login asks the core whom the token speaks for and stores address, CA and token for later commands, readable by you alone.
+With them it stores the addresses of all nodes of the core: later commands go to whichever of them works.
 It needs --ca-file and --token-file, or their environment variables. A former context is replaced once the core has answered.`,
 		Example: "  holdfast login https://core-1.example.com:8443 --ca-file ca.pem --token-file admin.token",
 		Args:    cobra.MaximumNArgs(1), ValidArgsFunction: cobra.NoFileCompletions,
@@ -55,13 +56,17 @@ func (a *app) login(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	c := newClient(t)
+	c := a.newClient(t)
 	defer c.Close()
 	who, err := client.Get[v1.Whoami](ctx, c, client.Path("v1", "whoami"), nil)
 	if err != nil {
 		return err
 	}
 	stored := settings.Context{URL: t.URL.String(), Token: t.Token, CA: t.CA, Fleet: who.Fleet, Operator: who.Operator}
+	// A core that does not tell its nodes is asked again later; its address alone will do until then.
+	if nodes, err := nodesOf(ctx, c); err == nil {
+		stored.Nodes, stored.NodesAt = nodes, c.Now()
+	}
 	if err := settings.Save(path, stored); err != nil {
 		return err
 	}

@@ -14,9 +14,10 @@ const rootLong = `Holdfast keeps fleets of edge devices in plants whose uplink f
 
 This is the operators' tool. Log in once; the context is stored in $HOLDFAST_CONFIG, or else in
 ~/.config/holdfast/config.yaml. The environment (HOLDFAST_URL, HOLDFAST_CA_FILE, HOLDFAST_TOKEN_FILE) overrides the stored
-context, and flags override both. Tokens are read from files or, with -, from standard input; never from the command line.
+context, and flags override both. Where the core has several nodes, a command goes to whichever of them works, unless an address
+is named. Tokens are read from files or, with -, from standard input; never from the command line.
 
-Wherever a device or a token is named, the beginning of its id will do while no other begins so.`
+Wherever a device, a token or an operator is named, the beginning of its id will do while no other begins so.`
 
 // The groups of commands in the root's help.
 const (
@@ -50,9 +51,12 @@ func newRoot(a *app) *cobra.Command {
 		in(groupFleet, gatewaysCommand(a)),
 		in(groupFleet, tokensCommand(a)),
 		in(groupCore, clusterCommand(a)),
+		in(groupCore, operatorsCommand(a)),
+		in(groupCore, auditCommand(a)),
 		in(groupCore, eventsCommand(a)),
 		in(groupLocal, demo.Command()),
 		in(groupLocal, loginCommand(a)),
+		in(groupLocal, whoamiCommand(a)),
 		in(groupLocal, versionCommand(a)),
 	)
 	root.InitDefaultHelpCmd()

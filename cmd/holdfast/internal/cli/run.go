@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"strings"
 
@@ -30,7 +31,10 @@ var errInterrupted = errors.New("interrupted")
 // Run runs one command line, without the program's name, until it ends or ctx does. env looks up a variable, "" when it is
 // not set. The result is one of the exit codes.
 func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env func(string) string) int {
-	a := &app{in: stdin, out: stdout, err: stderr, env: env, format: output.Table}
+	return (&app{in: stdin, out: stdout, err: stderr, env: env, format: output.Table}).run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
 	root := newRoot(a) //nolint:contextcheck // the commands get ctx when they run
 	// With nil arguments cobra would read those of the process.
 	root.SetArgs(append([]string{}, args...))
@@ -41,7 +45,7 @@ func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if ctx.Err() != nil {
 		err = errInterrupted
 	}
-	fmt.Fprintln(stderr, errorLine(cmd, err)) //nolint:errcheck // there is nobody else to tell
+	fmt.Fprintln(a.err, errorLine(cmd, err)) //nolint:errcheck // there is nobody else to tell
 	return exitCode(err)
 }
 
@@ -63,6 +67,8 @@ type app struct {
 	in       io.Reader
 	out, err io.Writer
 	env      func(string) string
+	network  http.RoundTripper // nil: the real one
+	warned   bool              // of a stored context that others can read
 
 	flags  settings.Overrides
 	format output.Format
@@ -71,43 +77,42 @@ type app struct {
 // overrides are the flags over the environment.
 func (a *app) overrides() settings.Overrides { return a.flags.Over(settings.FromEnv(a.env)) }
 
-// target is the core that this run talks to.
-func (a *app) target() (settings.Target, error) {
-	path, err := settings.Path(a.env)
-	if err != nil {
-		return settings.Target{}, err
+// context reads the stored context and where it is stored.
+func (a *app) context() (path string, stored settings.Context, err error) {
+	if path, err = settings.Path(a.env); err != nil {
+		return "", settings.Context{}, err
 	}
 	stored, open, err := settings.Load(path)
-	if err != nil {
-		return settings.Target{}, err
-	}
-	if open {
+	if open && !a.warned {
+		a.warned = true
 		a.note("%s holds a token and is open to other users: chmod 600 it", path)
 	}
-	return settings.Resolve(a.overrides(), stored, a.in)
+	return path, stored, err
 }
 
-// connect makes a client for the target. The caller closes it.
-func (a *app) connect() (*client.Client, error) {
-	t, err := a.target()
-	if err != nil {
-		return nil, err
-	}
-	return newClient(t), nil
+func (a *app) newClient(t settings.Target) *client.Client {
+	return client.New(client.Config{
+		URLs: t.Nodes, Roots: t.Roots, Token: t.Token, Agent: "holdfast/" + ownVersion().Version, Transport: a.network,
+	})
 }
 
-func newClient(t settings.Target) *client.Client {
-	return client.New(client.Config{URL: t.URL, Roots: t.Roots, Token: t.Token, Agent: "holdfast/" + ownVersion().Version})
-}
-
-// with runs f with a client.
-func (a *app) with(f func(*client.Client) error) error {
-	c, err := a.connect()
+// with runs f with a client for the core that this run talks to.
+func (a *app) with(ctx context.Context, f func(*client.Client) error) error {
+	path, stored, err := a.context()
 	if err != nil {
 		return err
 	}
+	t, err := settings.Resolve(a.overrides(), stored, a.in)
+	if err != nil {
+		return err
+	}
+	c := a.newClient(t)
 	defer c.Close()
-	return f(c)
+	err = f(c)
+	if o := a.overrides(); o.URL == "" && o.CAFile == "" && answered(err) {
+		a.learnNodes(ctx, c, path, stored)
+	}
+	return err
 }
 
 // print writes v in a format for programs, or what people writes in the table format.

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"io"
 	"net/http"
 	"strconv"
 	"time"
@@ -23,7 +22,7 @@ func sitesList(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "list sites", Args: takes(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(func(c *client.Client) error {
+			return a.with(cmd.Context(), func(c *client.Client) error {
 				sites, err := fetch[v1.Site](cmd.Context(), a, c, client.Query{Path: client.Path("v1", "sites")})
 				if err != nil {
 					return err
@@ -51,18 +50,18 @@ func sitesGet(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "get NAME", Short: "show a site", Args: takes("NAME"), ValidArgsFunction: firstArg(siteNames(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.with(func(c *client.Client) error {
-				s, err := client.Get[v1.Site](cmd.Context(), c, client.Path("v1", "sites", args[0]), nil)
+			return a.with(cmd.Context(), func(c *client.Client) error {
+				s, tag, err := client.GetTagged[v1.Site](cmd.Context(), c, client.Path("v1", "sites", args[0]), nil)
 				if err != nil {
 					return err
 				}
-				return a.print(s, func(w io.Writer) error { return siteSheet(s, c.Now()).Write(w) })
+				return a.print(s, siteSheet(s, ofTag(tag), c.Now()).Write)
 			})
 		},
 	}
 }
 
-func siteSheet(s v1.Site, now time.Time) *output.Sheet {
+func siteSheet(s v1.Site, revision string, now time.Time) *output.Sheet {
 	sh := &output.Sheet{}
 	sh.Fact("Name", s.Name)
 	sh.Fact("Devices", strconv.Itoa(s.Devices)+", online "+strconv.Itoa(s.Online))
@@ -76,11 +75,13 @@ func siteSheet(s v1.Site, now time.Time) *output.Sheet {
 	}
 	sh.Fact("Reachable", reachable)
 	sh.Fact("Created", output.Both(now, &s.CreatedAt))
+	sh.Fact("Revision", revision)
 	return sh
 }
 
 func sitesSet(a *app) *cobra.Command {
 	var interval string
+	var expected revision
 	c := &cobra.Command{
 		Use: "set NAME [--heartbeat-interval DURATION]", Short: "change a site, and make it when it is new",
 		Example: "  holdfast sites set plant-7 --heartbeat-interval 2s",
@@ -91,8 +92,8 @@ func sitesSet(a *app) *cobra.Command {
 					return err
 				}
 			}
-			return a.with(func(c *client.Client) error {
-				s, err := client.Send[v1.Site](cmd.Context(), c, http.MethodPut, client.Path("v1", "sites", args[0]),
+			return a.with(cmd.Context(), func(c *client.Client) error {
+				s, err := client.SendIf[v1.Site](cmd.Context(), c, expected.etag(), http.MethodPut, client.Path("v1", "sites", args[0]),
 					v1.SetSite{HeartbeatInterval: interval})
 				if err != nil {
 					return err
@@ -102,5 +103,6 @@ func sitesSet(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&interval, "heartbeat-interval", "", "`duration` from 1s to 1h between heartbeats of its devices")
+	revisionFlag(c, &expected)
 	return c
 }

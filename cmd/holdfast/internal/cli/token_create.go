@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -63,10 +64,10 @@ to a file that you alone can read; give that file to the enrolling program.`,
 
 func (a *app) createToken(ctx context.Context, ask v1.CreateToken, out string) error {
 	// A token whose secret cannot be stored is a token for nobody: find that out first.
-	if err := checkWritable(out); err != nil {
+	if err := checkWritable("out", out); err != nil {
 		return err
 	}
-	return a.with(func(c *client.Client) error {
+	return a.with(ctx, func(c *client.Client) error {
 		t, err := client.Send[v1.NewToken](ctx, c, http.MethodPost, client.Path("v1", "tokens"), ask)
 		if err != nil {
 			return err
@@ -76,37 +77,37 @@ func (a *app) createToken(ctx context.Context, ask v1.CreateToken, out string) e
 		}
 		if out != "" {
 			if err := durable.WriteFile(out, []byte(t.Token+"\n"), 0o600); err != nil {
-				return errors.Join(err, undoToken(ctx, c, t.ID))
+				return errors.Join(err, undo(ctx, c, "token", client.Path("v1", "tokens", t.ID), t.ID))
 			}
 		}
 		return a.print(t, func(w io.Writer) error { return writeNewToken(w, t, out, c.Now()) })
 	})
 }
 
-// undoToken revokes a token that nobody holds, even when ctx has ended.
-func undoToken(ctx context.Context, c *client.Client, id string) error {
+// undo revokes a token or an operator whose secret nobody holds, even when ctx has ended.
+func undo(ctx context.Context, c *client.Client, what, path, id string) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
 	defer cancel()
-	if _, err := client.Send[v1.Token](ctx, c, http.MethodDelete, client.Path("v1", "tokens", id), nil); err != nil {
-		return fmt.Errorf("token %s was created, has no holder and could not be revoked: %w", id, err)
+	if _, err := client.Send[json.RawMessage](ctx, c, http.MethodDelete, path, nil); err != nil {
+		return fmt.Errorf("%s %s was created, has no holder and could not be revoked: %w", what, id, err)
 	}
 	return nil
 }
 
-// checkWritable finds out whether a file can be written at path; an empty path is none.
-func checkWritable(path string) error {
+// checkWritable finds out whether a file can be written at path, the value of a flag; an empty path is none.
+func checkWritable(flag, path string) error {
 	if path == "" {
 		return nil
 	}
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return usage("--out %s is not a plain file", path)
+		return usage("--%s %s is not a plain file", flag, path)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".holdfast-*")
 	if err != nil {
-		return usage("--out: %w", err)
+		return usage("--%s: %w", flag, err)
 	}
 	if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
-		return usage("--out: %w", err)
+		return usage("--%s: %w", flag, err)
 	}
 	return nil
 }
@@ -124,10 +125,5 @@ func writeNewToken(w io.Writer, t v1.NewToken, out string, now time.Time) error 
 	}
 	text := fmt.Sprintf("created %s token %s%s: %s, expires %s (%s)", r.Kind, t.ID, site, uses,
 		output.Ago(now, &r.ExpiresAt), output.Stamp(&r.ExpiresAt))
-	if out != "" {
-		_, err := fmt.Fprintln(w, output.Clean(text+"; stored in "+out, 0))
-		return err
-	}
-	_, err := fmt.Fprintf(w, "%s\n%s\n", output.Clean(text+"; shown this once:", 0), output.Clean(t.Token, 0))
-	return err
+	return writeSecret(w, text, t.Token, out)
 }

@@ -22,7 +22,7 @@ func tokensList(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "list enrollment tokens", Args: takes(), ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(func(c *client.Client) error {
+			return a.with(cmd.Context(), func(c *client.Client) error {
 				tokens, err := fetch[v1.Token](cmd.Context(), a, c, client.Query{Path: client.Path("v1", "tokens")})
 				if err != nil {
 					return err
@@ -48,7 +48,7 @@ func tokensGet(a *app) *cobra.Command {
 		Use: "get ID", Short: "show an enrollment token, without its secret", Args: takes("ID"),
 		ValidArgsFunction: firstArg(tokenIDs(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.with(func(c *client.Client) error {
+			return a.with(cmd.Context(), func(c *client.Client) error {
 				id, err := a.tokenID(cmd.Context(), c, args[0])
 				if err != nil {
 					return err
@@ -83,7 +83,7 @@ func tokensRevoke(a *app) *cobra.Command {
 		Long: "Revoke ends a token: it enrolls nothing any more. What it has enrolled stays.",
 		Args: takes("ID"), ValidArgsFunction: firstArg(tokenIDs(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.with(func(c *client.Client) error {
+			return a.with(cmd.Context(), func(c *client.Client) error {
 				id, err := a.tokenID(cmd.Context(), c, args[0])
 				if err != nil {
 					return err

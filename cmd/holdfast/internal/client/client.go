@@ -1,22 +1,23 @@
-// Package client speaks the operators' HTTP API of a core node: requests with limits, pages, problems as typed errors, and
-// the event stream.
+// Package client speaks the operators' HTTP API of a core of one or several nodes: requests with limits, pages, problems as
+// typed errors, and answers that last, such as the event stream.
 //
-// A Client starts no goroutine that outlives a call. It keeps to the one address it was given: no proxy, no redirect, no
+// A request goes to the node that worked last and, when that one cannot serve it, to the next. A change carries a key of its
+// own, by which the core knows a repetition: it is sent again until its outcome is known.
+//
+// A Client starts no goroutine that outlives a call. It keeps to the addresses that it was given: no proxy, no redirect, no
 // certificate authority but the fleet's.
 package client
 
 import (
-	"bytes"
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -24,10 +25,19 @@ import (
 )
 
 const (
-	// requestTime bounds one request with its answer: a core that cannot answer for so long has no quorum or no network.
+	// requestTime bounds one request with its answer, on however many nodes it is tried: a core that cannot answer for so long
+	// has no quorum or no network.
 	requestTime = 15 * time.Second
 	// dialTime leaves some of requestTime for an answer.
 	dialTime = 8 * time.Second
+	// dialOneOf is dialTime where there are other nodes to try.
+	dialOneOf = 2 * time.Second
+	// answerOneOf is how long one of several nodes may take to begin its answer before the next one is asked.
+	answerOneOf = 5 * time.Second
+	// slowTime is requestTime for what a core may take a minute to do.
+	slowTime = 75 * time.Second
+	// slowOneOf is answerOneOf for that. A core gives up after a minute and says so.
+	slowOneOf = 65 * time.Second
 	// maxAnswer bounds an answer's body, in bytes. A page of 1000 devices with long profiles stays under 4 MiB.
 	maxAnswer = 16 << 20
 	// maxProblem bounds the body of a refusal, in bytes.
@@ -36,33 +46,39 @@ const (
 
 // Config says whom to talk to, and as whom.
 type Config struct {
-	URL   *url.URL       // scheme https, host and port; the path is not used
-	Roots *x509.CertPool // the only authorities that may vouch for the server
+	// URLs are the core's nodes, the one to ask first in front; at least one. Of each: scheme https, host and port.
+	URLs  []*url.URL
+	Roots *x509.CertPool // the only authorities that may vouch for a server
 	Token string         // bearer token
 	Agent string         // User-Agent
-
-	// Transport replaces the network. Nil: TLS 1.3 to URL.
+	// Transport replaces the network. Nil: TLS 1.3 to the URLs.
 	Transport http.RoundTripper
 }
 
-// A Client talks to one core node. It may be used by several goroutines.
+// A Client talks to the nodes of one core. It may be used by several goroutines.
 type Client struct {
-	base  url.URL
+	nodes []string // scheme://host:port of each; never empty
 	token string
 	agent string
 	http  *http.Client
 
-	date atomic.Int64 // Unix seconds of the newest answer's Date header; 0: none yet
+	at     atomic.Int64 // index of the node that worked last
+	failed atomic.Bool  // a node could not be used
+	date   atomic.Int64 // Unix seconds of the newest answer's Date header; 0: none yet
 }
 
 // New makes a client. It sends nothing yet.
 func New(c Config) *Client {
 	t := c.Transport
 	if t == nil {
-		t = transport(c.Roots)
+		t = transport(c.Roots, len(c.URLs) > 1)
+	}
+	nodes := make([]string, len(c.URLs))
+	for i, u := range c.URLs {
+		nodes[i] = (&url.URL{Scheme: u.Scheme, Host: u.Host}).String()
 	}
 	return &Client{
-		base:  url.URL{Scheme: c.URL.Scheme, Host: c.URL.Host},
+		nodes: nodes,
 		token: c.Token,
 		agent: c.Agent,
 		http: &http.Client{
@@ -72,12 +88,15 @@ func New(c Config) *Client {
 	}
 }
 
-func transport(roots *x509.CertPool) *http.Transport {
+func transport(roots *x509.CertPool, several bool) *http.Transport {
+	dial := dialTime
+	if several {
+		dial = dialOneOf
+	}
 	return &http.Transport{
-		DialContext:            (&net.Dialer{Timeout: dialTime}).DialContext,
+		DialContext:            (&net.Dialer{Timeout: dial}).DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots},
-		TLSHandshakeTimeout:    dialTime,
-		ResponseHeaderTimeout:  requestTime,
+		TLSHandshakeTimeout:    dial,
 		MaxResponseHeaderBytes: 64 << 10,
 		MaxIdleConnsPerHost:    1,
 		IdleConnTimeout:        requestTime,
@@ -96,38 +115,53 @@ func (c *Client) Now() time.Time {
 	return time.Now().UTC()
 }
 
-// Get reads path into a T, again while the core asks to wait a little. Errors: as Send.
+// Get reads path into a T. Errors: as Send, but for ErrOutcome.
 func Get[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
-	var v T
-	b, err := c.retry(ctx, func(ctx context.Context) ([]byte, error) { return c.exchange(ctx, http.MethodGet, path, query, nil) })
-	if err != nil {
-		return v, err
-	}
-	return v, decode(b, &v)
+	v, _, err := GetTagged[T](ctx, c, path, query)
+	return v, err
 }
 
-// Send sends body (nil: none) and reads the answer into a T; an answer without a body leaves the zero T. It is tried once,
-// since the core may have done what was asked though its answer was lost. Errors: *Problem where the core refused, ErrOutcome
-// where no answer came though the request may have arrived, ErrUnreachable, ErrUntrusted, ErrAnswer, or ctx's.
+// GetTagged is Get that gives the answer's ETag too, as it stands in the header; empty: it has none.
+func GetTagged[T any](ctx context.Context, c *Client, path string, query url.Values) (v T, etag string, err error) {
+	a, err := c.exchange(ctx, &call{method: http.MethodGet, path: path, query: query})
+	if err != nil {
+		return v, "", err
+	}
+	return v, a.etag, decode(a.body, &v)
+}
+
+// Send sends body (nil: none) and reads the answer into a T; an answer without a body leaves the zero T. While the outcome is
+// unknown it is sent again, under the same key, to the next node. Errors: *Problem where the core refused, ErrOutcome where
+// time ran out before the outcome was known, ErrUnreachable, ErrUntrusted, ErrAnswer, or ctx's.
 func Send[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
+	return SendIf[T](ctx, c, "", method, path, body)
+}
+
+// SendIf is Send on the condition that what path names still has the given ETag (empty: no condition). If it has another one,
+// nothing is done, and the error is ErrConflict.
+func SendIf[T any](ctx context.Context, c *Client, etag, method, path string, body any) (T, error) {
+	return change[T](ctx, c, &call{method: method, path: path, match: etag}, body)
+}
+
+// SendSlow is Send for what a core may take a minute to do, such as changing its own members: every node is given the time.
+func SendSlow[T any](ctx context.Context, c *Client, method, path string, body any) (T, error) {
+	return change[T](ctx, c, &call{method: method, path: path, slow: true}, body)
+}
+
+func change[T any](ctx context.Context, c *Client, r *call, body any) (T, error) {
 	var v T
-	var data []byte
+	r.key = rand.Text()
 	if body != nil {
 		var err error
-		if data, err = json.Marshal(body); err != nil {
+		if r.body, err = json.Marshal(body); err != nil {
 			return v, fmt.Errorf("encode the request: %w", err)
 		}
 	}
-	var sent atomic.Bool
-	trace := &httptrace.ClientTrace{WroteHeaders: func() { sent.Store(true) }}
-	b, err := c.exchange(httptrace.WithClientTrace(ctx, trace), method, path, nil, data)
-	if errors.Is(err, ErrUnreachable) && sent.Load() {
-		return v, fmt.Errorf("%w: %w", ErrOutcome, err)
-	}
-	if err != nil || len(b) == 0 {
+	a, err := c.exchange(ctx, r)
+	if err != nil || len(a.body) == 0 {
 		return v, err
 	}
-	return v, decode(b, &v)
+	return v, decode(a.body, &v)
 }
 
 func decode(b []byte, v any) error {
@@ -135,54 +169,6 @@ func decode(b []byte, v any) error {
 		return fmt.Errorf("%w: %w", ErrAnswer, err)
 	}
 	return nil
-}
-
-// exchange sends one request and reads its whole answer.
-func (c *Client) exchange(ctx context.Context, method, path string, query url.Values, body []byte) ([]byte, error) {
-	bounded, cancel := context.WithTimeout(ctx, requestTime)
-	defer cancel()
-	resp, err := c.do(bounded, method, path, query, body)
-	if err != nil {
-		return nil, cause(ctx, err)
-	}
-	b, err := readAll(resp.Body, maxAnswer)
-	if err = errors.Join(err, resp.Body.Close()); err != nil {
-		return nil, cause(ctx, err)
-	}
-	return b, nil
-}
-
-// do sends one request. The caller closes the body of the answer, whose status is 2xx.
-func (c *Client) do(ctx context.Context, method, path string, query url.Values, body []byte) (*http.Response, error) {
-	u := c.base.String() + path
-	if len(query) > 0 {
-		u += "?" + query.Encode()
-	}
-	req, err := http.NewRequestWithContext(ctx, method, u, bytes.NewReader(body))
-	if err != nil {
-		return nil, fmt.Errorf("make the request: %w", err)
-	}
-	req.Header.Set("Authorization", "Bearer "+c.token)
-	req.Header.Set("Accept", "application/json, application/problem+json")
-	req.Header.Set("User-Agent", c.agent)
-	if len(body) > 0 {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if at, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		c.date.Store(at.Unix())
-	}
-	if resp.StatusCode/100 == 2 {
-		return resp, nil
-	}
-	problem, err := readProblem(resp, c.Now())
-	if err = errors.Join(err, resp.Body.Close()); err != nil {
-		return nil, err
-	}
-	return nil, problem
 }
 
 // readAll reads at most limit bytes; more is ErrAnswer.

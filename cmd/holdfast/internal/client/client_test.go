@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -33,7 +32,7 @@ func response(status int, body string, header ...string) *http.Response {
 
 // over is a client whose network is f.
 func over(f transportFunc) *Client {
-	return New(Config{URL: &url.URL{Scheme: "https", Host: "core:1"}, Token: "secret", Agent: "test", Transport: f})
+	return New(Config{URLs: []*url.URL{{Scheme: "https", Host: "core:1"}}, Token: "secret", Agent: "test", Transport: f})
 }
 
 // to is a client of a real server.
@@ -45,7 +44,7 @@ func to(t *testing.T, srv *httptest.Server) *Client {
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(srv.Certificate())
-	c := New(Config{URL: u, Roots: roots, Token: "secret", Agent: "test"})
+	c := New(Config{URLs: []*url.URL{u}, Roots: roots, Token: "secret", Agent: "test"})
 	t.Cleanup(c.Close)
 	return c
 }
@@ -96,7 +95,7 @@ func TestOnlyTheGivenCA(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := New(Config{URL: u, Roots: x509.NewCertPool(), Token: "secret"})
+	c := New(Config{URLs: []*url.URL{u}, Roots: x509.NewCertPool(), Token: "secret"})
 	t.Cleanup(c.Close)
 	if _, err := Get[v1.Whoami](t.Context(), c, "/v1/whoami", nil); !errors.Is(err, ErrUntrusted) {
 		t.Errorf("without the server's CA: %v", err)
@@ -190,27 +189,4 @@ func TestTimeout(t *testing.T) {
 			t.Errorf("%v after %v", err, time.Since(start))
 		}
 	})
-}
-
-// A change whose answer is lost may have been made. One that never left was not.
-func TestOutcome(t *testing.T) {
-	c := serve(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-	if _, err := Send[v1.Site](t.Context(), c, http.MethodPut, "/v1/sites/a", v1.SetSite{}); !errors.Is(err, ErrOutcome) {
-		t.Errorf("connection cut instead of an answer: %v", err)
-	}
-	if _, err := Get[v1.Site](t.Context(), c, "/v1/sites/a", nil); errors.Is(err, ErrOutcome) || !errors.Is(err, ErrUnreachable) {
-		t.Errorf("a read has no outcome to know: %v", err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	gone := New(Config{URL: &url.URL{Scheme: "https", Host: l.Addr().String()}, Roots: x509.NewCertPool()})
-	t.Cleanup(gone.Close)
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Send[v1.Site](t.Context(), gone, http.MethodPut, "/v1/sites/a", v1.SetSite{}); errors.Is(err, ErrOutcome) || !errors.Is(err, ErrUnreachable) {
-		t.Errorf("nobody listens: %v", err)
-	}
 }

@@ -7,10 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
-	"time"
 
 	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
 )
@@ -20,48 +17,25 @@ const (
 	maxLine = 256 << 10
 	// maxData bounds the data of one message, which may span lines.
 	maxData = 1 << 20
-	// silence is how long a stream may bring nothing. A core sends a comment every 15 s.
-	silence = 45 * time.Second
 )
 
 // ErrLagged says that the core ended a stream which was not read quickly enough: events are lost.
 var ErrLagged = errors.New("events were lost because the stream was not read quickly enough")
 
-// errSilent ends a stream of a core that is gone without a word.
-var errSilent = fmt.Errorf("%w: the event stream was silent for %v", ErrUnreachable, silence)
-
 // A Stream is an open event stream. One goroutine reads it.
 type Stream struct {
-	ctx    context.Context //nolint:containedctx // the body is read under the context that the request was made with
-	cancel context.CancelCauseFunc
-	body   io.ReadCloser
-	timer  *time.Timer // ends ctx after silence
-	sse    messages
+	flow
+	sse messages
 }
 
-// Events opens the event stream. It ends when ctx does. The caller closes it. Errors: as Send.
+// Events opens the event stream at the first node that serves it. It ends when ctx does. The caller closes it. After a stream
+// that a node ended, the next one is opened at another node. Errors: as Get.
 func (c *Client) Events(ctx context.Context, params url.Values) (*Stream, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	timer := time.AfterFunc(silence, func() { cancel(errSilent) })
-	resp, err := c.do(ctx, http.MethodGet, Path("v1", "events"), params, nil) //nolint:bodyclose // the stream closes it
+	f, err := c.open(ctx, Path("v1", "events"), params)
 	if err != nil {
-		err = cause(ctx, err)
-		timer.Stop()
-		cancel(nil)
 		return nil, err
 	}
-	s := &Stream{ctx: ctx, cancel: cancel, body: resp.Body, timer: timer}
-	s.sse.r = bufio.NewReaderSize(s, maxLine)
-	return s, nil
-}
-
-// Read is for the Stream itself: it reads the body and notes that something came.
-func (s *Stream) Read(p []byte) (int, error) {
-	n, err := s.body.Read(p)
-	if n > 0 {
-		s.timer.Reset(silence)
-	}
-	return n, err
+	return &Stream{flow: f, sse: messages{r: bufio.NewReaderSize(f, maxLine)}}, nil
 }
 
 // Next waits for the next event. The id is what to name as "after" to go on behind it; it may be empty. Messages that hold
@@ -70,11 +44,8 @@ func (s *Stream) Read(p []byte) (int, error) {
 func (s *Stream) Next() (id string, e v1.Event, err error) {
 	for {
 		m, err := s.sse.next()
-		if errors.Is(err, io.EOF) && s.ctx.Err() == nil {
-			return "", v1.Event{}, io.EOF
-		}
 		if err != nil {
-			return "", v1.Event{}, cause(s.ctx, err)
+			return "", v1.Event{}, s.broken(err)
 		}
 		if m.event == "lagged" {
 			return "", v1.Event{}, ErrLagged
@@ -87,13 +58,6 @@ func (s *Stream) Next() (id string, e v1.Event, err error) {
 			return m.id, e, nil
 		}
 	}
-}
-
-// Close ends the stream.
-func (s *Stream) Close() error {
-	s.timer.Stop()
-	s.cancel(nil)
-	return s.body.Close()
 }
 
 // messages cuts a text/event-stream into messages.

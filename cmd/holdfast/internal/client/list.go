@@ -17,12 +17,6 @@ const (
 	maxItems = 1 << 20
 	// pageSize is the longest page that is asked for, in items: half of what a core takes.
 	pageSize = 500
-	// tries bounds how often a read is sent, waits included at most tries × maxWait.
-	tries = 4
-	// defaultWait is for a core that is unavailable and does not say for how long: an election takes about a second.
-	defaultWait = time.Second
-	// maxWait is the longest that a read waits for the core; one that asks for more is told to the operator at once.
-	maxWait = 10 * time.Second
 )
 
 // ErrTooMany says that a listing does not fit in memory.
@@ -37,55 +31,54 @@ type Query struct {
 }
 
 // All reads every page of a list, at most q.Limit items, in the core's order. The result is never nil. Errors: those of
-// Send, and ErrTooMany.
+// Get, and ErrTooMany.
 func All[T any](ctx context.Context, c *Client, q Query) ([]T, error) {
+	items := []T{}
+	err := Pages(ctx, c, q, func(page []T) error {
+		if items = append(items, page...); len(items) > maxItems {
+			return fmt.Errorf("%w: %d", ErrTooMany, maxItems)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+// Pages reads a list page by page, at most q.Limit items, in the core's order, and holds one page at a time. An error of each
+// ends it. Errors: those of Get, and of each.
+func Pages[T any](ctx context.Context, c *Client, q Query, each func(page []T) error) error {
 	params := maps.Clone(q.Params)
 	if params == nil {
 		params = url.Values{}
 	}
-	items := []T{}
-	for {
+	for n := 0; ; {
 		want := pageSize
 		if q.Limit > 0 {
-			want = min(q.Limit-len(items), pageSize)
+			want = min(q.Limit-n, pageSize)
 		}
 		params.Set("limit", strconv.Itoa(want))
 		page, err := Get[v1.List[T]](ctx, c, q.Path, params)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		items = append(items, page.Items...)
+		if q.Limit > 0 && len(page.Items) > want {
+			page.Items = page.Items[:want]
+		}
+		if err := each(page.Items); err != nil {
+			return err
+		}
+		n += len(page.Items)
 		switch {
-		case q.Limit > 0 && len(items) >= q.Limit:
-			return items[:q.Limit], nil
-		case page.NextCursor == "":
-			return items, nil
+		case q.Limit > 0 && n >= q.Limit, page.NextCursor == "":
+			return nil
 		case page.NextCursor == params.Get("cursor"):
-			return nil, fmt.Errorf("%w: page after %d items names itself as the next", ErrAnswer, len(items))
-		case len(items) > maxItems:
-			return nil, fmt.Errorf("%w: %d", ErrTooMany, maxItems)
+			return fmt.Errorf("%w: page after %d items names itself as the next", ErrAnswer, n)
 		}
 		params.Set("cursor", page.NextCursor)
 		if q.Page != nil {
-			q.Page(len(items))
-		}
-	}
-}
-
-// retry repeats a read while the core is unavailable for a short time.
-func (c *Client) retry(ctx context.Context, read func(context.Context) ([]byte, error)) ([]byte, error) {
-	for try := 1; ; try++ {
-		b, err := read(ctx)
-		p, ok := errors.AsType[*Problem](err)
-		if !ok || p.Status != 503 || try == tries || p.RetryAfter > maxWait {
-			return b, err
-		}
-		wait := p.RetryAfter
-		if wait == 0 {
-			wait = defaultWait
-		}
-		if err := pause(ctx, wait); err != nil {
-			return nil, err
+			q.Page(n)
 		}
 	}
 }

@@ -124,8 +124,8 @@ func retryAfter(v string, now time.Time) time.Duration {
 	return 0
 }
 
-// cause classifies an error of a request whose caller's context is ctx. Problems and answers pass unchanged.
-func cause(ctx context.Context, err error) error {
+// cause classifies an error of a request whose caller's context is ctx and that could take the given time. Problems and answers pass unchanged.
+func cause(ctx context.Context, err error, within time.Duration) error {
 	if p, ok := errors.AsType[*Problem](err); ok {
 		return p
 	}
@@ -139,7 +139,7 @@ func cause(ctx context.Context, err error) error {
 		return fmt.Errorf("%w: %w", ErrUntrusted, err)
 	}
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
-		return fmt.Errorf("%w: no answer within %v: %w", ErrUnreachable, requestTime, err)
+		return fmt.Errorf("%w: no answer within %v: %w", ErrUnreachable, within, err)
 	}
 	if errors.Is(err, ErrAnswer) {
 		return err

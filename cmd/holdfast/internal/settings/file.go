@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -22,6 +23,10 @@ type Context struct {
 	// Fleet and Operator say whose context it is. They are for readers of the file.
 	Fleet    string `yaml:"fleet,omitempty"`
 	Operator string `yaml:"operator,omitempty"`
+	// Nodes are the API addresses of the core's nodes, the one that worked last in front, as they were at NodesAt by the core's
+	// clock. A context of an earlier version has none.
+	Nodes   []string  `yaml:"nodes,omitempty"`
+	NodesAt time.Time `yaml:"nodes_at,omitempty"`
 }
 
 // Load reads the stored context. A file that does not exist is the zero Context. open says that other users can read the

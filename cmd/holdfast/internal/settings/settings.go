@@ -69,6 +69,7 @@ func (o Overrides) Over(under Overrides) Overrides {
 // A Target is a core and the right to talk to it.
 type Target struct {
 	URL   *url.URL
+	Nodes []*url.URL     // of the core's nodes, the first to ask in front; URL is one of them
 	CA    string         // PEM
 	Roots *x509.CertPool // the certificates in CA
 	Token string
@@ -80,12 +81,14 @@ type Target struct {
 func Resolve(o Overrides, stored Context, stdin io.Reader) (Target, error) {
 	var t Target
 	var err error
+	var nodes []string // who names an address means that one alone
 	if o.URL == "" {
-		o.URL = stored.URL
+		o.URL, nodes = stored.URL, stored.Nodes
 	}
 	if t.URL, err = parseURL(o.URL); err != nil {
 		return Target{}, err
 	}
+	t.Nodes = withNodes(t.URL, nodes)
 	if t.CA, err = readCA(o.CAFile, stored.CA); err != nil {
 		return Target{}, err
 	}
@@ -120,6 +123,15 @@ func parseURL(s string) (*url.URL, error) {
 	return &url.URL{Scheme: u.Scheme, Host: u.Host}, nil
 }
 
+// Authorities are the certificates of the CA file that o names, or else of the stored CA, as PEM. Errors wrap ErrConfig.
+func Authorities(o Overrides, stored Context) ([]*x509.Certificate, error) {
+	text, err := readCA(o.CAFile, stored.CA)
+	if err != nil {
+		return nil, err
+	}
+	return certificates(text)
+}
+
 // readCA is the PEM in file, or the stored one when file is empty.
 func readCA(file, stored string) (string, error) {
 	if file == "" && stored == "" {
@@ -136,23 +148,34 @@ func readCA(file, stored string) (string, error) {
 }
 
 func parseCA(text string) (*x509.CertPool, error) {
+	certs, err := certificates(text)
+	if err != nil {
+		return nil, err
+	}
 	pool := x509.NewCertPool()
-	n := 0
-	for rest := []byte(text); ; n++ {
+	for _, c := range certs {
+		pool.AddCert(c)
+	}
+	return pool, nil
+}
+
+func certificates(text string) ([]*x509.Certificate, error) {
+	var certs []*x509.Certificate
+	for rest := []byte(text); ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
 		c, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
-			return nil, bad("CA: PEM block %d is no certificate: %w", n+1, err)
+			return nil, bad("CA: PEM block %d is no certificate: %w", len(certs)+1, err)
 		}
-		pool.AddCert(c)
+		certs = append(certs, c)
 	}
-	if n == 0 {
+	if len(certs) == 0 {
 		return nil, bad("CA: no PEM certificate in it; give the core's ca.pem")
 	}
-	return pool, nil
+	return certs, nil
 }
 
 // sameCA compares the certificates of two PEM texts that parse.

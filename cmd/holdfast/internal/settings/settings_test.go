@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -135,7 +136,7 @@ func TestPath(t *testing.T) {
 
 func TestSaveAndLoad(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a", "b", "config.yaml")
-	if c, open, err := Load(path); c != (Context{}) || open || err != nil {
+	if c, open, err := Load(path); !reflect.DeepEqual(c, Context{}) || open || err != nil {
 		t.Errorf("no file loads as %+v, %v, %v", c, open, err)
 	}
 	want := Context{URL: "https://core:8443", Token: "secret", CA: newCA(t), Fleet: "acme", Operator: "admin"}
@@ -145,7 +146,7 @@ func TestSaveAndLoad(t *testing.T) {
 		}
 	}
 	got, open, err := Load(path)
-	if got != want || open || err != nil {
+	if !reflect.DeepEqual(got, want) || open || err != nil {
 		t.Errorf("loads as %+v, %v, %v", got, open, err)
 	}
 	for p, mode := range map[string]os.FileMode{path: 0o600, filepath.Dir(path): 0o700} {
