@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-edge/holdfast/core/history"
 	"github.com/holdfast-edge/holdfast/core/leader"
 	"github.com/holdfast-edge/holdfast/core/liveness"
+	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/core/sitelink"
 	"github.com/holdfast-edge/holdfast/core/tally"
 	"github.com/holdfast-edge/holdfast/internal/durable"
@@ -310,6 +311,9 @@ func (c *Core) closePorts() error {
 
 // Handler is the operators' API, for callers that bring their own listener.
 func (c *Core) Handler() http.Handler { return c.api }
+
+// View is the registry as this node knows it, without asking the majority.
+func (c *Core) View() registry.View { return c.store.View() }
 
 // Pool is a certificate pool with the fleet's root, with which clients verify the API.
 func (c *Core) Pool() *x509.CertPool {
