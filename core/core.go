@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -218,14 +219,17 @@ const waitingNote = 10 * time.Second
 
 // fleetKnown waits until the registry has this node's fleet: until the log is applied so far, which takes a majority of the
 // core, or until the core has taken this node in.
-func (c *Core) fleetKnown(ctx context.Context) error {
+//
+// A node that replays the log passes states of long ago. One in which another node had its name, and a wrap of its own, is not
+// meant: the wrap must be for this node's key.
+func (c *Core) fleetKnown(ctx context.Context, holder *enroll.HolderKey) error {
 	t := time.NewTicker(waitingNote)
 	defer t.Stop()
 	looked := time.NewTicker(50 * time.Millisecond)
 	defer looked.Stop()
 	for {
 		if f := c.store.View().Fleet(); f != nil {
-			if _, ok := f.Wrap(c.Name); ok {
+			if w, ok := f.Wrap(c.Name); ok && bytes.Equal(w.Public, holder.Public()) {
 				return c.joined()
 			}
 		} else if l, _ := c.store.raft.Leadership(); l.Leader && c.store.View().Fleet() == nil {
@@ -245,9 +249,6 @@ func (c *Core) fleetKnown(ctx context.Context) error {
 
 // openKeys opens the fleet's keys with this node's own, and renews this node's certificates if due.
 func (c *Core) openKeys(ctx context.Context) error {
-	if err := c.fleetKnown(ctx); err != nil {
-		return err
-	}
 	b, err := durable.ReadFile(filepath.Join(c.DataDir, holderFile), maxKeyFile)
 	if err != nil {
 		return fmt.Errorf("read the node's own key: %w", err)
@@ -255,6 +256,9 @@ func (c *Core) openKeys(ctx context.Context) error {
 	holder, err := enroll.ParseHolderKey(string(b))
 	if err != nil {
 		return fmt.Errorf("%s: %w", filepath.Join(c.DataDir, holderFile), err)
+	}
+	if err := c.fleetKnown(ctx, holder); err != nil {
+		return err
 	}
 	if c.keys, err = enroll.OpenKeyring(c.store.View().Fleet(), c.Name, holder); err != nil {
 		return err

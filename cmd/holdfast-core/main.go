@@ -29,7 +29,7 @@ Every flag can be set by the environment: --data-dir by HOLDFAST_DATA_DIR, and s
 the environment over core.yaml in the data directory.
 
 Exit codes: 0 stopped, 1 failure, 2 bad configuration.`,
-		Commands: []daemon.Command{initCommand(), joinCommand(), runCommand(), recoverCommand()},
+		Commands: []daemon.Command{initCommand(), joinCommand(), runCommand(run), recoverCommand(), verifyCommand()},
 		IsConfig: func(err error) bool { return errors.Is(err, core.ErrConfig) },
 	}
 }
@@ -196,24 +196,30 @@ func (f *flags) recover(ctx context.Context, env daemon.Env, keyFile string) err
 	return nil
 }
 
-func runCommand() daemon.Command {
+// A start is how a node is run: tests look at what it is given.
+type start func(ctx context.Context, env daemon.Env, s core.Settings, dir, level string) error
+
+func runCommand(run start) daemon.Command {
 	var f flags
 	return daemon.Command{
-		Name: "run", Use: "run --data-dir D", Short: "Run this node", Flags: f.add, Required: []string{"data-dir"}, Run: f.run,
+		Name: "run", Use: "run --data-dir D", Short: "Run this node", Flags: f.add, Required: []string{"data-dir"},
+		Run: func(ctx context.Context, env daemon.Env) error {
+			s, err := core.LoadSettings(f.dir)
+			if err != nil {
+				return err
+			}
+			override(&s, f.s)
+			return run(ctx, env, s, f.dir, f.level)
+		},
 	}
 }
 
-func (f *flags) run(ctx context.Context, env daemon.Env) error {
-	s, err := core.LoadSettings(f.dir)
+func run(ctx context.Context, env daemon.Env, s core.Settings, dir, level string) error {
+	log, err := daemon.Logger(env.Err, level)
 	if err != nil {
 		return err
 	}
-	override(&s, f.s)
-	log, err := daemon.Logger(env.Err, f.level)
-	if err != nil {
-		return err
-	}
-	c, err := core.New(ctx, core.Config{Settings: s, DataDir: f.dir, Version: daemon.Version(), Log: log})
+	c, err := core.New(ctx, core.Config{Settings: s, DataDir: dir, Version: daemon.Version(), Log: log})
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // stopped while it waited for the others: an end that was asked for is no error
@@ -221,6 +227,23 @@ func (f *flags) run(ctx context.Context, env daemon.Env) error {
 		return err
 	}
 	return daemon.Serve(ctx, c.Run, c.Alive)
+}
+
+func verifyCommand() daemon.Command {
+	var dir string
+	return daemon.Command{
+		Name: "verify", Use: "verify --data-dir D", Short: "Check the history and the audit trail on this node's disk, while the node is stopped",
+		Flags:    func(fs *pflag.FlagSet) { fs.StringVar(&dir, "data-dir", "", "data directory of this node") },
+		Required: []string{"data-dir"},
+		Run: func(ctx context.Context, env daemon.Env) error {
+			v, err := core.Verify(ctx, dir)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(env.Out, "%d records of the history are sound; of the audit trail %d, whose head is %x\n", v.Records, v.Audit.Count, v.Audit.Head)
+			return nil
+		},
+	}
 }
 
 // override puts what flags and environment say over the settings of the file.
