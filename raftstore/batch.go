@@ -10,84 +10,102 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// maxInFlight bounds Tuning.InFlight, and how many entries raft writes or sends at once.
-const maxInFlight = 16
+const (
+	// maxInFlight bounds Tuning.InFlight, and how many entries raft writes or sends at once.
+	maxInFlight = 16
+
+	// leaderWait is how long a command or a reader waits for a leader to be known: some elections, so that a client does
+	// not see one.
+	leaderWait = 10 * time.Second
+
+	// applyWait is how long an entry that the leader acknowledged keeps its place until it is applied here. It comes with
+	// the next message from the leader, after CommitTimeout; a node that is further behind lets others go first.
+	applyWait = time.Second
+)
+
+// A proposal's state says who may still decide about it. Only the batcher moves it to handed and back.
+const (
+	waiting int32 = iota // in no entry that anybody may have: whoever gives up knows that it will never be applied
+	handed               // part of an entry that was handed to raft or to the leader
+	given                // its proposer does not wait any more
+)
 
 // proposal is one command on its way.
 type proposal struct {
 	command []byte
-	// claimed decides once who settles the proposal: the batcher, which then answers through done, or the proposer,
-	// who stopped waiting while the command was still queued and so knows that it will never be applied.
-	claimed atomic.Bool
+	state   atomic.Int32
+	number  uint64        // of the entry that carries it; written before the state becomes handed
 	done    chan struct{} // closed after result, index and err are set
 
-	// Written by the batcher before done is closed.
+	// Written before done is closed, by the state machine's goroutine or, for what was never handed over, the batcher.
 	result any
 	index  uint64
 	err    error
 }
-
-func (p *proposal) claim() bool { return p.claimed.CompareAndSwap(false, true) }
 
 func (p *proposal) settle(result any, index uint64, err error) {
 	p.result, p.index, p.err = result, index, err
 	close(p.done)
 }
 
-// batch is an entry in flight.
-type batch struct {
-	proposals []*proposal
-	future    raft.ApplyFuture
-}
-
-// batcher makes entries out of queued proposals. Two goroutines: one gathers and submits, the other one waits for the
-// outcomes, which come in log order.
+// batcher makes entries out of queued proposals. One goroutine gathers; each entry in flight has a goroutine of its own,
+// which finds somebody who takes it.
 type batcher struct {
 	// Immutable.
-	raft  *raft.Raft
 	wall  func() time.Time
-	lead  func() *NotLeaderError // for a proposal that raft refused
+	hand  func(e *entry) outcome // hands an entry to whoever leads
+	lost  func() error           // what to tell when nobody was found who leads
 	queue chan *proposal         // capacity Tuning.QueueLength; when full, Propose waits
 	slots chan struct{}          // capacity Tuning.InFlight; an element is an entry in flight
-	sent  chan batch             // capacity Tuning.InFlight, so that sending never blocks
-	stop  <-chan struct{}
+	stop  <-chan struct{}        // closed when no more is taken
+	ended <-chan struct{}        // closed when nobody waits any more
+	wait  *waiters
 
-	// carry is a claimed proposal that did not fit the entry before; owned by gather.
+	// carry is a proposal that did not fit the entry before; owned by gather.
 	carry *proposal
 
-	entries  atomic.Uint64 // entries submitted so far
-	commands atomic.Uint64 // commands in them
+	entries  atomic.Int64 // entries that were handed over so far
+	commands atomic.Int64 // commands in them
 }
 
-func newBatcher(r *raft.Raft, cfg *Config, lead func() *NotLeaderError, stop <-chan struct{}) *batcher {
-	return &batcher{
-		raft:  r,
-		wall:  cfg.Wall,
-		lead:  lead,
-		queue: make(chan *proposal, cfg.QueueLength),
-		slots: make(chan struct{}, cfg.InFlight),
-		sent:  make(chan batch, cfg.InFlight),
-		stop:  stop,
-	}
-}
+// outcome is what became of an attempt to hand an entry over.
+type outcome int
 
-// submitLoop runs until stop is closed; then it refuses what is queued and lets outcomeLoop finish.
-func (b *batcher) submitLoop() {
-	defer close(b.sent)
-	defer b.refuseQueued()
+const (
+	refused outcome = iota // it will never be applied
+	unclear                // it may be applied
+	applied                // the majority has it, and the leader applied it
+)
+
+// run gathers entries until stop is closed; then it refuses what is queued and waits for the entries in flight.
+func (b *batcher) run() {
 	for {
 		select {
 		case b.slots <- struct{}{}:
 		case <-b.stop:
+			b.finish()
 			return
 		}
 		proposals := b.gather()
 		if len(proposals) == 0 {
+			<-b.slots
+			b.finish()
 			return
 		}
-		b.sent <- batch{proposals: proposals, future: b.raft.Apply(b.encode(proposals), 0)}
-		b.entries.Add(1)
-		b.commands.Add(uint64(len(proposals)))
+		go func() {
+			defer func() { <-b.slots }()
+			b.dispatch(proposals)
+		}()
+	}
+}
+
+// finish answers what never got into an entry, and waits until every slot is free.
+func (b *batcher) finish() {
+	for p := b.next(false); p != nil; p = b.next(false) {
+		p.refuse(ErrClosed)
+	}
+	for range cap(b.slots) {
+		b.slots <- struct{}{}
 	}
 }
 
@@ -112,7 +130,7 @@ func (b *batcher) gather() []*proposal {
 	return proposals
 }
 
-// next returns a claimed proposal, or nil when none is queued (wait: when stop is closed).
+// next returns a proposal whose proposer waits, or nil when none is queued (wait: when stop is closed).
 func (b *batcher) next(wait bool) *proposal {
 	if p := b.carry; p != nil {
 		b.carry = nil
@@ -133,80 +151,125 @@ func (b *batcher) next(wait bool) *proposal {
 				return nil
 			}
 		}
-		if p.claim() {
+		if p.state.Load() == waiting {
 			return p
 		}
 	}
 }
 
-func (b *batcher) encode(proposals []*proposal) []byte {
-	e := entry{timeMS: clampTime(b.wall()), commands: make([][]byte, len(proposals))}
+// dispatch hands the proposals over as one entry. A refusal is certain, so it tries again until somebody leads.
+func (b *batcher) dispatch(proposals []*proposal) {
+	begun := time.Now()
+	for {
+		number, taken := b.wait.register(proposals)
+		if len(taken) == 0 {
+			return
+		}
+		b.count(1, len(taken))
+		switch b.hand(b.entry(number, taken)) {
+		case applied:
+			b.linger(number)
+			return
+		case unclear:
+			return // the waiters go on waiting for the state machine
+		case refused:
+		}
+		b.count(-1, -len(taken))
+		b.wait.revoke(number, taken)
+		proposals = taken
+		if time.Since(begun) >= leaderWait {
+			refuseAll(proposals, b.lost())
+			return
+		}
+		retry := time.NewTimer(leaderPoll)
+		select {
+		case <-retry.C:
+		case <-b.stop:
+			retry.Stop()
+			refuseAll(proposals, ErrClosed)
+			return
+		}
+	}
+}
+
+// refuse settles a proposal that no entry carries, unless its proposer has gone.
+func (p *proposal) refuse(err error) {
+	if p.state.CompareAndSwap(waiting, given) {
+		p.settle(nil, 0, err)
+	}
+}
+
+func refuseAll(proposals []*proposal, err error) {
+	for _, p := range proposals {
+		p.refuse(err)
+	}
+}
+
+// entry makes the entry that carries the proposals.
+func (b *batcher) entry(number uint64, proposals []*proposal) *entry {
+	e := &entry{timeMS: clampTime(b.wall()), run: b.wait.run, number: number, commands: make([][]byte, len(proposals))}
 	for i, p := range proposals {
 		e.commands[i] = p.command
 	}
-	return appendEntry(make([]byte, 0, e.encodedLen()), &e)
+	return e
 }
 
-// refuseQueued answers what never got into an entry.
-func (b *batcher) refuseQueued() {
-	for p := b.next(false); p != nil; p = b.next(false) {
-		p.settle(nil, 0, ErrClosed)
+// count keeps Status.Entries and Status.Commands.
+func (b *batcher) count(entries, commands int) {
+	b.entries.Add(int64(entries))
+	b.commands.Add(int64(commands))
+}
+
+// linger keeps an entry's place until this node has applied it too, so that a node cannot run ahead of itself.
+func (b *batcher) linger(number uint64) {
+	settled := b.wait.settled(number)
+	if settled == nil {
+		return
+	}
+	t := time.NewTimer(applyWait)
+	defer t.Stop()
+	select {
+	case <-settled:
+	case <-t.C:
+	case <-b.ended:
 	}
 }
 
-// outcomeLoop answers the proposals of each entry; it ends after submitLoop's last one.
-func (b *batcher) outcomeLoop() {
-	for sent := range b.sent {
-		b.settle(sent)
-		<-b.slots
+// handToRaft hands an entry to this node's raft and waits for its fate.
+func (s *Store) handToRaft(encoded []byte) outcome {
+	f := s.raft.Apply(encoded, 0)
+	fate := make(chan error, 1)
+	go func() { fate <- f.Error() }() // ends with raft's answer, which may never come when raft is ended by force
+	var err error
+	select {
+	case err = <-fate:
+	case <-s.released:
+		return unclear
 	}
-}
-
-func (b *batcher) settle(sent batch) {
-	applied, index, err := b.outcome(sent.future)
-	for i, p := range sent.proposals {
-		if err != nil {
-			p.settle(nil, 0, err)
-			continue
-		}
-		p.settle(applied.results[i], index, nil)
-	}
-}
-
-// outcome waits for an entry's fate.
-func (b *batcher) outcome(f raft.ApplyFuture) (appliedEntry, uint64, error) {
-	err := f.Error()
 	switch {
 	case err == nil:
-		// The state machine's goroutine answered.
+		return applied
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
-		return appliedEntry{}, 0, b.lead() // refused before it was written anywhere
+		return refused // before it was written anywhere
 	default:
-		return appliedEntry{}, 0, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+		return unclear
 	}
-	applied, ok := f.Response().(appliedEntry)
-	if !ok {
-		return appliedEntry{}, 0, fmt.Errorf("%w: entry %d was answered with a %T", ErrUnknownOutcome, f.Index(), f.Response())
-	}
-	if applied.err != nil {
-		// Committed, but this node stopped before or while applying it; the others may apply it.
-		return appliedEntry{}, 0, fmt.Errorf("%w: %w: %w", ErrUnknownOutcome, ErrClosed, applied.err)
-	}
-	return applied, f.Index(), nil
 }
 
-// Propose has command committed and applied, and returns what the state machine answered and the index of the log entry
-// that carries it. Only the leader proposes; elsewhere the error is a *NotLeaderError. The errors are:
+// Propose has command committed and applied, and returns what this node's state machine answered and the index of the log
+// entry that carries it. Any node proposes: what the leader is asked by others, commands of many callers share. While no
+// leader is known it waits for one, up to 10 s. The errors are:
 //
-//   - ErrTooLarge, ErrNotLeader, ErrClosed, or ctx's own: the command was not and will not be applied;
+//   - ErrTooLarge, ErrNotLeader (no leader was found), ErrClosed, or ctx's own: the command was not and will not be applied;
 //   - ErrUnknownOutcome (perhaps with another one beside it): it may be applied, now, later or never.
 //
-// command belongs to the store from the call on and must not be changed.
+// When the leader is lost with the command in its hands, Propose goes on waiting until the command is applied here or ctx
+// ends: give ctx a deadline. command belongs to the store from the call on and must not be changed.
 func (s *Store) Propose(ctx context.Context, command []byte) (result any, index uint64, err error) {
 	if len(command) > MaxCommand {
 		return nil, 0, fmt.Errorf("%w: %d bytes, at most %d are allowed", ErrTooLarge, len(command), MaxCommand)
 	}
-	if err := s.usable(); err != nil {
+	if err := s.awaitLeader(ctx); err != nil {
 		return nil, 0, err
 	}
 	p := &proposal{command: command, done: make(chan struct{})}
@@ -221,16 +284,23 @@ func (s *Store) Propose(ctx context.Context, command []byte) (result any, index 
 	case <-p.done:
 		return p.result, p.index, p.err
 	case <-ctx.Done():
-		return p.give(fmt.Errorf("wait for the commit: %w", context.Cause(ctx)))
+		return s.batcher.give(p, fmt.Errorf("wait for the commit: %w", context.Cause(ctx)))
+	case <-s.done:
+		return s.batcher.give(p, s.closedError())
 	case <-s.released:
-		return p.give(s.closedError())
+		return s.batcher.give(p, s.closedError())
 	}
 }
 
 // give ends a proposer's wait for reason.
-func (p *proposal) give(reason error) (any, uint64, error) {
-	if p.claim() {
-		return nil, 0, reason // still queued, so it never becomes part of an entry
+func (b *batcher) give(p *proposal, reason error) (any, uint64, error) {
+	for p.state.Load() != given {
+		if p.state.CompareAndSwap(waiting, given) {
+			return nil, 0, reason // part of no entry, and never will be
+		}
+		if p.state.CompareAndSwap(handed, given) {
+			b.wait.leave(p.number)
+		}
 	}
 	select {
 	case <-p.done:

@@ -30,7 +30,19 @@ type Config struct {
 	// ClientTLS returns the configuration for dialling the peer named serverID. It must admit that very peer and no
 	// other, because an address may have come to belong to another node.
 	ClientTLS func(serverID string) *tls.Config
-	// Wall is the clock that stamps entries. nil: time.Now.
+	// PeerID returns the node id that a peer's verified certificate is for. nil: no peer is admitted, which suits a node
+	// that stays alone.
+	PeerID func(tls.ConnectionState) (string, error)
+	// Handler answers the calls that other members make with Call under the owner's methods, FirstMethod and above. from
+	// is the caller's verified id; the body and the answer are at most MaxCallBody bytes. It is called from many
+	// goroutines and must return soon after ctx ends, which it does with the caller's patience or with the store. nil:
+	// such calls are refused.
+	Handler func(ctx context.Context, from string, method uint8, body []byte) ([]byte, error)
+	// Join lets Open start on a directory without a node's state: the node then waits until a cluster takes it in with
+	// AddNode. Set it for the very first start of a node and never again, because a voter that lost its directory must
+	// not come back as if it were new.
+	Join bool
+	// Wall is the clock that stamps entries and that the members compare. nil: time.Now.
 	Wall func() time.Time
 	// Logger receives what happens. nil: nothing is logged.
 	Logger *slog.Logger

@@ -29,8 +29,10 @@ const (
 	entryFormat    = 0xA1 // high half: this is an entry of ours; low half: version 1
 	entryCRCAt     = 1
 	entryTimeAt    = 5
-	entryCountAt   = 13
-	entryHeaderLen = 15
+	entryRunAt     = 13
+	entryNumberAt  = 21
+	entryCountAt   = 29
+	entryHeaderLen = 31
 	entryPrefixLen = 4                // length before each command
 	maxLogTime     = 253402300799_999 // the last millisecond of the year 9999
 	maxEntryLen    = entryHeaderLen + maxEntryCommands*entryPrefixLen + MaxCommand
@@ -48,7 +50,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // entry is the content of one log entry.
 type entry struct {
-	timeMS   int64    // the proposer's wall clock, milliseconds since 1970, 0..maxLogTime
+	timeMS   int64    // the leader's wall clock, milliseconds since 1970, 0..maxLogTime
+	run      uint64   // the run of the node that proposed the commands, see waiters
+	number   uint64   // of the entry within that run
 	commands [][]byte // 1..maxEntryCommands, each 0..MaxCommand bytes
 }
 
@@ -65,7 +69,9 @@ func (e *entry) encodedLen() int {
 func appendEntry(b []byte, e *entry) []byte {
 	start := len(b)
 	b = append(b, entryFormat, 0, 0, 0, 0)
-	b = binary.BigEndian.AppendUint64(b, uint64(e.timeMS))        //nolint:gosec // clampTime keeps it within 0..maxLogTime
+	b = binary.BigEndian.AppendUint64(b, uint64(e.timeMS)) //nolint:gosec // clampTime keeps it within 0..maxLogTime
+	b = binary.BigEndian.AppendUint64(b, e.run)
+	b = binary.BigEndian.AppendUint64(b, e.number)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(e.commands))) //nolint:gosec // at most maxEntryCommands
 	for _, c := range e.commands {
 		b = binary.BigEndian.AppendUint32(b, uint32(len(c))) //nolint:gosec // at most MaxCommand
@@ -100,7 +106,12 @@ func decodeEntry(b []byte) (entry, error) {
 	if err != nil {
 		return entry{}, err
 	}
-	return entry{timeMS: int64(ms), commands: commands}, nil
+	return entry{
+		timeMS:   int64(ms),
+		run:      binary.BigEndian.Uint64(b[entryRunAt:]),
+		number:   binary.BigEndian.Uint64(b[entryNumberAt:]),
+		commands: commands,
+	}, nil
 }
 
 // splitCommands reads count length-prefixed commands that fill b exactly.

@@ -17,7 +17,7 @@ func sampleEntries() map[string]entry {
 		many[i] = fmt.Appendf(nil, "command %d", i)
 	}
 	return map[string]entry{
-		"one command":     {timeMS: 1_700_000_000_123, commands: [][]byte{[]byte("hello")}},
+		"one command":     {timeMS: 1_700_000_000_123, run: math.MaxUint64, number: 7, commands: [][]byte{[]byte("hello")}},
 		"empty command":   {timeMS: 0, commands: [][]byte{{}}},
 		"three":           {timeMS: maxLogTime, commands: [][]byte{[]byte("a"), {}, []byte("ccc")}},
 		"most commands":   {timeMS: 1, commands: many},
@@ -43,8 +43,8 @@ func TestEntryRoundTrip(t *testing.T) {
 
 // The bytes of docs/raft-log.md: a change here is a change of every log that exists.
 func TestEntryGolden(t *testing.T) {
-	e := entry{timeMS: 1_700_000_000_123, commands: [][]byte{[]byte("hi"), {}}}
-	const want = "a1" + "f9ea2db1" + "0000018bcfe5687b" + "0002" + "00000002" + "6869" + "00000000"
+	e := entry{timeMS: 1_700_000_000_123, run: 0x1122334455667788, number: 3, commands: [][]byte{[]byte("hi"), {}}}
+	const want = "a1" + "72a34065" + "0000018bcfe5687b" + "1122334455667788" + "0000000000000003" + "0002" + "00000002" + "6869" + "00000000"
 	if got := hex.EncodeToString(appendEntry(nil, &e)); got != want {
 		t.Fatalf("\n%s, want\n%s", got, want)
 	}
@@ -88,13 +88,13 @@ func TestEntryLimits(t *testing.T) {
 		want   error
 	}{
 		"other version":     {func(b []byte) []byte { b[0] = 0xA2; return b }, errEntryFormat},
-		"no command":        {func(b []byte) []byte { b[14] = 0; return b[:entryHeaderLen] }, errEntryLimit},
-		"too many commands": {func(b []byte) []byte { b[13], b[14] = 1, 1; return b }, errEntryLimit},
+		"no command":        {func(b []byte) []byte { b[30] = 0; return b[:entryHeaderLen] }, errEntryLimit},
+		"too many commands": {func(b []byte) []byte { b[29], b[30] = 1, 1; return b }, errEntryLimit},
 		"time after 9999":   {func(b []byte) []byte { b[5] = 0x7f; return b }, errEntryLimit},
-		"missing command":   {func(b []byte) []byte { b[14] = 2; return b }, errEntryLength},
-		"length beyond end": {func(b []byte) []byte { b[18] = 4; return b }, errEntryLength},
-		"length over limit": {func(b []byte) []byte { b[15] = 0xff; return b }, errEntryLimit},
-		"bytes left over":   {func(b []byte) []byte { b[18] = 2; return b }, errEntryLength},
+		"missing command":   {func(b []byte) []byte { b[30] = 2; return b }, errEntryLength},
+		"length beyond end": {func(b []byte) []byte { b[34] = 4; return b }, errEntryLength},
+		"length over limit": {func(b []byte) []byte { b[31] = 0xff; return b }, errEntryLimit},
+		"bytes left over":   {func(b []byte) []byte { b[34] = 2; return b }, errEntryLength},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

@@ -6,8 +6,8 @@ import (
 )
 
 var (
-	// ErrNotLeader says that this node does not lead the cluster, so nothing was proposed or read. The error that wraps
-	// it is a *NotLeaderError with a hint where the leader is.
+	// ErrNotLeader says that this node does not lead the cluster, or that no leader was found in time, so nothing was
+	// proposed, read or changed. The error that wraps it is a *NotLeaderError with a hint where the leader is.
 	ErrNotLeader = errors.New("raftstore: this node is not the leader")
 
 	// ErrUnknownOutcome says that a command was handed to consensus and that nobody can tell yet whether it will be
@@ -33,6 +33,28 @@ var (
 
 	// ErrBootstrapped says that a directory holds a node's state already, so it cannot found a new cluster.
 	ErrBootstrapped = errors.New("raftstore: the directory already holds a node's state")
+
+	// ErrEmpty says that a directory holds no node's state and that Config.Join does not allow that.
+	ErrEmpty = errors.New("raftstore: the directory holds no node's state")
+
+	// ErrUnreachable says that a peer call got no answer: the peer is not a member, or could not be reached in time, or the
+	// connection broke. Whether the peer took the call in is not known.
+	ErrUnreachable = errors.New("raftstore: the peer did not answer")
+
+	// ErrMemberExists says that the id or the address of a node to be added belongs to another member.
+	ErrMemberExists = errors.New("raftstore: a member has this id or this address already")
+
+	// ErrNotMember says that a node is not among those that an operation could be about.
+	ErrNotMember = errors.New("raftstore: no such member")
+
+	// ErrLastVoter says that the node to be removed is the only voter.
+	ErrLastVoter = errors.New("raftstore: the last voter cannot be removed")
+
+	// ErrRemoved says that this node was removed from the cluster.
+	ErrRemoved = errors.New("raftstore: this node was removed from the cluster")
+
+	// ErrDiverged says that this node's state differs from that of the majority.
+	ErrDiverged = errors.New("raftstore: this node's state differs from the majority's")
 
 	// ErrConfig says that a Config cannot be used; the wrapping error names the field.
 	ErrConfig = errors.New("raftstore: bad configuration")
@@ -72,3 +94,15 @@ func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 
 // Unwrap returns the reason.
 func (e *CorruptError) Unwrap() error { return e.Reason }
+
+// RemoteError is what the handler of a peer call answered instead of a body.
+type RemoteError struct {
+	Node   string // the node that was called
+	Method uint8
+	Text   string // the handler's error, cut to maxErrorText bytes
+}
+
+// Error implements error.
+func (e *RemoteError) Error() string {
+	return fmt.Sprintf("raftstore: %s answered call %d: %s", e.Node, e.Method, e.Text)
+}

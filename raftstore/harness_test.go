@@ -2,6 +2,7 @@ package raftstore
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,9 @@ type ledger struct {
 	mu    sync.Mutex // tests read while the store applies
 	rows  []ledgerRow
 	fault func(m Meta, command []byte) error // nil: no command is refused
+	// bends is the log index from which on the state is another one than it should be; 0: never.
+	bends uint64
+	bent  bool
 }
 
 type ledgerRow struct {
@@ -42,6 +46,7 @@ type ledgerRow struct {
 func (l *ledger) Apply(m Meta, commands [][]byte) ([]any, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.bent = l.bent || l.bends > 0 && m.Index >= l.bends
 	results := make([]any, len(commands))
 	for i, c := range commands {
 		if l.fault != nil {
@@ -53,6 +58,18 @@ func (l *ledger) Apply(m Meta, commands [][]byte) ([]any, error) {
 		results[i] = len(l.rows)
 	}
 	return results, nil
+}
+
+// StateHash implements Hasher.
+func (l *ledger) StateHash() [32]byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := sha256.New()
+	for _, r := range l.rows {
+		fmt.Fprintln(h, r.Index, r.Time.UnixMilli(), r.Command)
+	}
+	fmt.Fprintln(h, l.bent)
+	return [32]byte(h.Sum(nil))
 }
 
 func (l *ledger) Snapshot() (Snapshot, error) { return ledgerSnapshot(l.all()), nil }
@@ -101,6 +118,10 @@ type world struct {
 	tune  Tuning
 	wall  map[string]func() time.Time
 	nodes map[string]*node
+
+	join    map[string]bool   // nodes that start without a state
+	bends   map[string]uint64 // see ledger
+	handler func(id string) func(context.Context, string, uint8, []byte) ([]byte, error)
 }
 
 type node struct {
@@ -113,6 +134,7 @@ func newWorld(tb testing.TB) *world {
 	return &world{
 		t: tb, net: newMemNet(), ca: newAuthority(tb), base: tb.TempDir(),
 		certs: make(map[string]tls.Certificate), wall: make(map[string]func() time.Time), nodes: make(map[string]*node),
+		join: make(map[string]bool), bends: make(map[string]uint64),
 	}
 }
 
@@ -125,11 +147,20 @@ func (w *world) config(id string) Config {
 		cert = w.ca.issue(w.t, id)
 		w.certs[id] = cert
 	}
+	var handler func(context.Context, string, uint8, []byte) ([]byte, error)
+	if w.handler != nil {
+		handler = w.handler(id)
+	}
 	return Config{
-		Dir: w.dir(id), NodeID: id, Listener: w.net.listen(id), Advertise: id, Dial: w.net.dialFrom(id),
-		ServerTLS: w.ca.serverTLS(cert), ClientTLS: w.ca.clientTLS(cert), Wall: w.wall[id], Tuning: w.tune,
+		Join: w.join[id], Handler: handler, Dir: w.dir(id), NodeID: id, Listener: w.net.listen(id), Advertise: id, Dial: w.net.dialFrom(id),
+		ServerTLS: w.ca.serverTLS(cert), ClientTLS: w.ca.clientTLS(cert), PeerID: commonName, Wall: w.wall[id], Tuning: w.tune,
 		Logger: slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
+}
+
+// commonName is how the tests' certificates name nodes.
+func commonName(c tls.ConnectionState) (string, error) {
+	return c.PeerCertificates[0].Subject.CommonName, nil
 }
 
 // found bootstraps one cluster of all ids.
@@ -147,7 +178,7 @@ func (w *world) found(ids ...string) {
 func (w *world) start(ids ...string) {
 	w.t.Helper()
 	for _, id := range ids {
-		sm := &ledger{}
+		sm := &ledger{bends: w.bends[id]}
 		s, err := Open(w.config(id), sm)
 		check(w.t, err)
 		w.nodes[id] = &node{Store: s, sm: sm}
@@ -169,6 +200,22 @@ func (w *world) stopAll() {
 	for id := range w.nodes {
 		w.stop(id)
 	}
+}
+
+// crash ends a node as a power cut does for its peers: without a word, and without handing over.
+func (w *world) crash(id string) {
+	w.t.Helper()
+	w.net.isolate(id, true)
+	w.stop(id)
+	w.net.isolate(id, false)
+}
+
+// trio founds and starts a cluster of three and returns its leader.
+func (w *world) trio() *node {
+	w.t.Helper()
+	w.found(trio...)
+	w.start(trio...)
+	return w.leader(trio...)
 }
 
 // leader waits until one of the nodes has announced that it leads.

@@ -122,7 +122,7 @@ func (l *lead) run() {
 		case <-l.stop:
 			return // queued readers see Store.released
 		case first := <-l.reads:
-			l.answer(l.withQueued(first))
+			l.answer(withQueued(first, l.reads))
 		case <-l.elected:
 			announced = l.announce()
 		case <-retry.C:
@@ -156,11 +156,11 @@ func (l *lead) announce() bool {
 }
 
 // withQueued gathers the readers that came before the confirmation starts; the same one serves them all.
-func (l *lead) withQueued(first *readRequest) []*readRequest {
+func withQueued(first *readRequest, queue <-chan *readRequest) []*readRequest {
 	all := []*readRequest{first}
 	for {
 		select {
-		case r := <-l.reads:
+		case r := <-queue:
 			all = append(all, r)
 		default:
 			return all
@@ -230,40 +230,6 @@ func (l *lead) refusal(err error) error {
 		return ErrClosed
 	}
 	return l.refuse()
-}
-
-// ReadBarrier returns once everything that was acknowledged anywhere in the cluster before the call is applied to this
-// node's state machine, so that a read of the state after it is linearizable. It works on the leader; elsewhere the error
-// is a *NotLeaderError. index is a log index that covers all of it: another node whose WaitApplied(index) returns is as
-// fresh.
-func (s *Store) ReadBarrier(ctx context.Context) (index uint64, err error) {
-	if err := s.usable(); err != nil {
-		return 0, err
-	}
-	r := &readRequest{done: make(chan struct{})}
-	select {
-	case s.lead.reads <- r:
-	case <-ctx.Done():
-		return 0, fmt.Errorf("wait to read: %w", context.Cause(ctx))
-	case <-s.stop:
-		return 0, s.closedError()
-	}
-	select {
-	case <-r.done:
-	case <-ctx.Done():
-		return 0, fmt.Errorf("confirm leadership: %w", context.Cause(ctx))
-	case <-s.released:
-		return 0, s.closedError()
-	}
-	if r.err != nil {
-		return 0, r.err
-	}
-	if err := s.WaitApplied(ctx, r.commit); err != nil {
-		return 0, err
-	}
-	// Not r.commit: that may be an entry that raft keeps to itself, for which another node's state machine would wait
-	// until the next command. seen belongs to an entry that every state machine sees, and covers all before it.
-	return s.applier.seen.Load(), nil
 }
 
 // WaitApplied returns once this node has applied the log up to index, which came from Propose or ReadBarrier on any node.

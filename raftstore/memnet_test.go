@@ -16,16 +16,18 @@ import (
 	"time"
 )
 
-// memNet is a network of pipes between named hosts. A host that is cut reaches nobody and is reached by nobody.
+// memNet is a network of pipes between named hosts. A host that is cut reaches nobody and is reached by nobody. A muted
+// direction swallows what is sent, as a network does that loses every packet one way.
 type memNet struct {
 	mu        sync.Mutex
+	muted     map[[2]string]bool // from, to
 	listeners map[string]*memListener
 	conns     map[*memConn]struct{}
 	cut       map[string]bool
 }
 
 func newMemNet() *memNet {
-	return &memNet{listeners: make(map[string]*memListener), conns: make(map[*memConn]struct{}), cut: make(map[string]bool)}
+	return &memNet{listeners: make(map[string]*memListener), conns: make(map[*memConn]struct{}), cut: make(map[string]bool), muted: make(map[[2]string]bool)}
 }
 
 type memListener struct {
@@ -40,6 +42,30 @@ type memConn struct {
 	net.Conn
 	net           *memNet
 	local, remote peerAddr
+	lossy         bool // guarded by net.mu: bytes were swallowed
+}
+
+func (c *memConn) Write(p []byte) (int, error) {
+	c.net.mu.Lock()
+	muted := c.net.muted[[2]string{string(c.local), string(c.remote)}]
+	c.lossy = c.lossy || muted
+	c.net.mu.Unlock()
+	if muted {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+// mute swallows everything from one host to another, or stops doing so. A connection that lost bytes does not come back.
+func (n *memNet) mute(from, to string, on bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.muted[[2]string{from, to}] = on
+	for c := range n.conns {
+		if !on && c.lossy {
+			_ = c.Conn.Close()
+		}
+	}
 }
 
 func (c *memConn) LocalAddr() net.Addr  { return c.local }
@@ -82,6 +108,11 @@ func (n *memNet) dialFrom(from string) func(context.Context, string) (net.Conn, 
 		l, ok := n.listeners[addr]
 		if !ok || n.cut[from] || n.cut[addr] {
 			n.mu.Unlock()
+			return nil, errUnreachable
+		}
+		if n.muted[[2]string{from, addr}] || n.muted[[2]string{addr, from}] {
+			n.mu.Unlock()
+			<-ctx.Done() // half of the TCP handshake gets lost
 			return nil, errUnreachable
 		}
 		a, b := net.Pipe()

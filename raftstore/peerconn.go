@@ -12,27 +12,51 @@ type peerConn struct {
 	*tls.Conn
 	plain    net.Conn // under Conn; closing it never blocks, while tls.Conn.Close may wait to send its farewell
 	stream   *peerStream
+	peer     string // the verified id of the other side
+	kind     byte   // kindRaft or kindCall; on accepted connections
 	accepted bool
+	order    uint64 // the higher, the younger
 	once     sync.Once
 }
 
-// track makes conn known to the stream, which then closes it at the end.
-func (s *peerStream) track(conn *tls.Conn, accepted bool) (*peerConn, error) {
+// track makes c known to the stream, which closes it at the end, or as soon as its peer is no member. A peer that has as many
+// accepted connections of this kind as it may have loses the oldest: after a crash it comes back while its old ones
+// still look alive.
+func (s *peerStream) track(c *peerConn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, errStreamClosed
+		return errStreamClosed
 	}
-	if accepted && s.accepted >= maxPeerConns {
-		return nil, fmt.Errorf("%d peer connections are open", s.accepted)
-	}
-	c := &peerConn{Conn: conn, plain: conn.NetConn(), stream: s, accepted: accepted}
-	s.conns[c] = struct{}{}
-	if accepted {
+	if c.accepted {
+		if oldest, full := s.oldest(c.peer, c.kind); full {
+			_ = oldest.plain.Close() // its owner notices and closes the rest
+		}
+		if s.accepted >= maxPeerConns {
+			return fmt.Errorf("%d peer connections are open", s.accepted)
+		}
 		s.accepted++
-		s.wg.Add(1) // until Close, which raft's handler calls last of all
 	}
-	return c, nil
+	c.stream = s
+	s.opened++
+	c.order = s.opened
+	s.conns[c] = struct{}{}
+	return nil
+}
+
+// oldest returns the oldest accepted connection of a kind from peer, and whether there may be no more. The caller holds mu.
+func (s *peerStream) oldest(peer string, kind byte) (oldest *peerConn, full bool) {
+	count := 0
+	for c := range s.conns {
+		if !c.accepted || c.peer != peer || c.kind != kind {
+			continue
+		}
+		count++
+		if oldest == nil || c.order < oldest.order {
+			oldest = c
+		}
+	}
+	return oldest, count > 0 && count >= maxConnsOf[kind]
 }
 
 // Close implements net.Conn.
@@ -48,6 +72,20 @@ func (s *peerStream) forget(c *peerConn) {
 	delete(s.conns, c)
 	if c.accepted {
 		s.accepted--
-		s.wg.Done()
+	}
+}
+
+// prune closes the connections, of both directions, whose peer is not admitted any more. It does not block.
+func (s *peerStream) prune(admits func(id string) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		if !admits(c.peer) {
+			s.logger.Info("connection closed, the peer is no member", "peer", c.peer)
+			_ = c.plain.Close() // its owner notices and closes the rest
+			if !c.accepted {
+				delete(s.conns, c) // raft may keep it for later, and will never use it
+			}
+		}
 	}
 }

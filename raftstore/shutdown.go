@@ -27,13 +27,18 @@ func (s *Store) Shutdown(ctx context.Context) error {
 // ends only after those who ask are through. Readers are among them: a hand-over is what AppendEntries of idTransport
 // cannot protect reads from.
 func (s *Store) shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
 	close(s.stop)
+	s.cancel()
 	select {
-	case <-closedAfter(s.loops.Wait):
+	case <-closedAfter(func() { s.loops.Wait(); s.asking.Wait() }):
 	case <-s.halted: // some answers will never come
 	case <-ctx.Done():
 	}
 	close(s.released)
+	s.release()
 	s.handOver(ctx)
 
 	ended := closedAfter(s.endRaft)
@@ -65,6 +70,7 @@ func closedAfter(f func()) <-chan struct{} {
 // endRaft ends raft and its connections.
 func (s *Store) endRaft() {
 	ended := s.raft.Shutdown()
+	s.calls.close()
 	// Before waiting: raft's goroutines may sit in calls to peers that only a closed connection ends.
 	if err := s.transport.Close(); err != nil {
 		s.logger.Warn("close the transport", "error", err)
@@ -73,6 +79,7 @@ func (s *Store) endRaft() {
 		s.logger.Warn("end raft", "error", err)
 	}
 	s.transport.CloseStreams()
+	s.calls.idling.Wait()
 }
 
 // handOver passes leadership on when this node leads and somebody else can take it. That it may not work out is no
@@ -84,6 +91,8 @@ func (s *Store) handOver(ctx context.Context) {
 	select {
 	case <-s.halted:
 		return // nobody would answer
+	case <-ctx.Done():
+		return // nobody would wait
 	default:
 	}
 	// Raft answers within an ElectionTimeout as long as it runs, and it runs until endRaft.
@@ -100,7 +109,7 @@ func (s *Store) handOver(ctx context.Context) {
 }
 
 func (s *Store) hasOtherVoter() bool {
-	for _, m := range s.raft.GetConfiguration().Configuration().Servers {
+	for _, m := range s.members() {
 		if m.Suffrage == raft.Voter && string(m.ID) != s.id {
 			return true
 		}

@@ -18,8 +18,10 @@ type Status struct {
 	LastIndex    uint64 // of this node's log, committed or not
 	Nodes        []Node // the members, in the order in which they were added
 	// Entries and Commands count what this process proposed since Open; their quotient says how well commands share
-	// entries.
-	Entries, Commands uint64
+	// entries. Forwarded is how many of the entries were sent to another node, each attempt counted.
+	Entries, Commands, Forwarded uint64
+	// Checkpoint is the newest one of this node.
+	Checkpoint Checkpoint
 }
 
 // UnknownContact is Node.LastContact when this node cannot know it.
@@ -29,8 +31,11 @@ const UnknownContact = time.Duration(-1)
 type Node struct {
 	ID      string
 	Address string // as it advertises itself
-	Voter   bool   // false: it gets the log and has no vote
+	Voter   bool   // false: it gets the log, and a vote when it has caught up
 	Leader  bool
+	// LastIndex is the end of this node's log, for other nodes as they said last (they are asked every 5 s); 0: unknown.
+	// Compared with Status.LastIndex it says how far a node is behind.
+	LastIndex uint64
 	// LastContact is how long ago this node heard of that one, at least 0. On the leader, a peer that answers counts as
 	// 0; followers know of the leader only. For all others it is UnknownContact.
 	LastContact time.Duration
@@ -71,10 +76,10 @@ func (c *contacts) lost(id string) (since time.Time, isLost bool) {
 	return since, isLost
 }
 
-// wanted tells raft which observations note understands.
+// wanted tells raft which observations pump understands.
 func wanted(o *raft.Observation) bool {
 	switch o.Data.(type) {
-	case raft.FailedHeartbeatObservation, raft.ResumedHeartbeatObservation, raft.PeerObservation:
+	case raft.FailedHeartbeatObservation, raft.ResumedHeartbeatObservation, raft.PeerObservation, raft.LeaderObservation:
 		return true
 	default:
 		return false
@@ -92,15 +97,22 @@ func (s *Store) Status() Status {
 		AppliedIndex: s.applier.applied.load(),
 		CommitIndex:  s.raft.CommitIndex(),
 		LastIndex:    s.raft.LastIndex(),
-		Entries:      s.batcher.entries.Load(),
-		Commands:     s.batcher.commands.Load(),
+		Entries:      uint64(max(0, s.batcher.entries.Load())),
+		Commands:     uint64(max(0, s.batcher.commands.Load())),
+		Forwarded:    s.forwarded.Load(),
+		Checkpoint:   s.applier.checkpoints.newest(),
 	}
-	for _, m := range s.raft.GetConfiguration().Configuration().Servers {
+	for _, m := range s.members() {
+		last := s.heard.lastIndex(string(m.ID))
+		if string(m.ID) == s.id {
+			last = st.LastIndex
+		}
 		st.Nodes = append(st.Nodes, Node{
 			ID:          string(m.ID),
 			Address:     string(m.Address),
 			Voter:       m.Suffrage == raft.Voter,
 			Leader:      string(m.ID) == leader,
+			LastIndex:   last,
 			LastContact: s.lastContact(string(m.ID), leader),
 		})
 	}

@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -24,6 +26,7 @@ type Store struct {
 	// Immutable.
 	id        string
 	logger    *slog.Logger
+	handler   func(ctx context.Context, from string, method uint8, body []byte) ([]byte, error)
 	log       *sealedLog
 	snapshots *soundSnapshots
 	transport *idTransport
@@ -31,15 +34,31 @@ type Store struct {
 	applier   *applier
 	batcher   *batcher
 	lead      *lead
+	calls     *caller
+	reads     chan *readRequest // capacity maxReadWaiters: readers for readLoop; ReadBarrier waits beyond it
+	changing  chan struct{}     // capacity 1; an element is a change of the members under way
+	doubts    chan struct{}     // capacity maxDoubts; an element is a stranger about whom the leader is asked
+	committed *committed
+	leader    *ledBy
 	contacts  *contacts
+	heard     *heard
 	notify    chan bool             // capacity 1; raft waits when it is full, and pump empties it
 	observed  chan raft.Observation // capacity observations; raft drops what does not fit
 
+	ctx     context.Context //nolint:containedctx // ends with stop, for what is asked of peers
+	cancel  context.CancelFunc
+	answers context.Context //nolint:containedctx // ends with released, for what callers of Propose wait for
+	release context.CancelFunc
+
+	up       chan struct{}  // closed when every field above is set; what raft calls may come before
 	stop     chan struct{}  // closed when no new work is taken
 	released chan struct{}  // closed when waiting callers need wait no longer
 	pumpStop chan struct{}  // closed when raft has ended
-	loops    sync.WaitGroup // the batcher's goroutines and lead.run, which wait for raft's answers
+	loops    sync.WaitGroup // the goroutines that ask raft or peers, from Open to stop
+	asking   sync.WaitGroup // others that wait for an answer of raft's, see enter
 	pumping  sync.WaitGroup
+
+	forwarded atomic.Uint64 // entries that went to another leader
 
 	done     chan struct{} // closed by the first fatal error, or at the end of Shutdown
 	halted   chan struct{} // closed when one of raft's own goroutines had to be ended, see sealedLog
@@ -48,17 +67,18 @@ type Store struct {
 	shutdownOnce sync.Once
 	shutdownErr  error // owned by shutdownOnce
 
-	mu     sync.Mutex
-	err    error // guarded by mu: the first fatal error
-	closed bool  // guarded by mu: done is closed
+	mu      sync.Mutex
+	err     error // guarded by mu: the first fatal error
+	closed  bool  // guarded by mu: done is closed
+	stopped bool  // guarded by mu: stop is closed
 }
 
-// Open starts a node on the state in cfg.Dir; an empty directory gives a node that waits until a cluster takes it in. It
-// returns when the newest snapshot is restored and the log is checked; the entries after the snapshot are applied while
+// Open starts a node on the state in cfg.Dir. With cfg.Join the directory may be empty: the node then waits until a cluster
+// takes it in with AddNode. Open returns when the newest snapshot is restored and the log is checked; the entries after the snapshot are applied while
 // the node runs (ReadBarrier and WaitApplied wait for them). sm must be empty and belongs to the store from now on. The
 // owner watches Done and calls Shutdown in the end.
 //
-// The error wraps ErrConfig, ErrCorrupt, or the disk's error.
+// The error wraps ErrConfig, ErrEmpty, ErrCorrupt, or the disk's error.
 func Open(cfg Config, sm StateMachine) (*Store, error) {
 	cfg = cfg.withDefaults()
 	s, err := open(&cfg, sm)
@@ -72,32 +92,89 @@ func open(cfg *Config, sm StateMachine) (*Store, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	s := &Store{
-		id:       cfg.NodeID,
-		logger:   cfg.Logger,
-		contacts: &contacts{since: make(map[string]time.Time)},
-		notify:   make(chan bool, 1),
-		observed: make(chan raft.Observation, observations),
-		stop:     make(chan struct{}),
-		released: make(chan struct{}),
-		pumpStop: make(chan struct{}),
-		done:     make(chan struct{}),
-		halted:   make(chan struct{}),
+	if err := notEmpty(cfg); err != nil {
+		return nil, err
 	}
-	s.applier = &applier{sm: sm, fail: s.fail}
+	s := newStore(cfg, sm)
 	if err := s.openDisk(cfg); err != nil {
 		return nil, err
 	}
 	if err := s.startRaft(cfg); err != nil {
 		return nil, errors.Join(err, s.log.Close())
 	}
-	s.batcher = newBatcher(s.raft, cfg, s.notLeader, s.stop)
 	s.lead = newLead(s.raft, &s.applier.applied, s.notLeader, s.stop)
+	s.calls = newCaller(s.transport.stream)
+	close(s.up)
 	s.pumping.Go(s.pump)
-	s.loops.Go(s.batcher.submitLoop)
-	s.loops.Go(s.batcher.outcomeLoop)
+	s.loops.Go(s.batcher.run)
 	s.loops.Go(s.lead.run)
+	s.loops.Go(s.readLoop)
+	s.loops.Go(s.vitalsLoop)
+	s.loops.Go(s.promoteLoop)
+	s.transport.stream.start()
 	return s, nil
+}
+
+// newStore sets up what needs neither disk nor raft.
+func newStore(cfg *Config, sm StateMachine) *Store {
+	s := &Store{
+		id:        cfg.NodeID,
+		logger:    cfg.Logger,
+		handler:   cfg.Handler,
+		committed: new(committed),
+		contacts:  &contacts{since: make(map[string]time.Time)},
+		heard:     &heard{last: make(map[string]uint64)},
+		notify:    make(chan bool, 1),
+		observed:  make(chan raft.Observation, observations),
+		reads:     make(chan *readRequest, maxReadWaiters),
+		changing:  make(chan struct{}, 1),
+		doubts:    make(chan struct{}, maxDoubts),
+		up:        make(chan struct{}),
+		stop:      make(chan struct{}),
+		released:  make(chan struct{}),
+		pumpStop:  make(chan struct{}),
+		done:      make(chan struct{}),
+		halted:    make(chan struct{}),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.answers, s.release = context.WithCancel(context.Background())
+	s.leader = &ledBy{parent: s.answers}
+	wait := newWaiters()
+	s.applier = &applier{sm: sm, fail: s.fail, wait: wait, members: s.took}
+	s.batcher = &batcher{
+		wall:  cfg.Wall,
+		hand:  s.hand,
+		lost:  func() error { return s.notLeader() },
+		queue: make(chan *proposal, cfg.QueueLength),
+		slots: make(chan struct{}, cfg.InFlight),
+		stop:  s.stop,
+		ended: s.released,
+		wait:  wait,
+	}
+	return s
+}
+
+// notEmpty refuses a directory without a node's state, unless the node is to join with it: a voter that lost its state would
+// vote a second time where it has voted already.
+func notEmpty(cfg *Config) error {
+	used, err := HasState(cfg.Dir)
+	if err != nil || used || cfg.Join {
+		return err
+	}
+	return fmt.Errorf("%w: %s; if this node was a member, remove it from the cluster, then join it again; if it is the first one of "+
+		"a new cluster, bootstrap it", ErrEmpty, cfg.Dir)
+}
+
+// took takes in a committed configuration.
+func (s *Store) took(index uint64, servers []raft.Server) {
+	if !s.committed.note(index, servers) {
+		return
+	}
+	select {
+	case <-s.up:
+		s.membersChanged()
+	default: // nobody was admitted yet
+	}
 }
 
 // openDisk opens the log and the snapshots, restores the state machine and checks the log. On error nothing stays open.
@@ -122,6 +199,7 @@ func restoreDisk(cfg *Config, log *sealedLog, a *applier) (*soundSnapshots, erro
 	if err != nil {
 		return nil, err
 	}
+	snapshots.members = a.members
 	index, err := snapshots.restoreNewest(a, cfg.Logger)
 	if err != nil {
 		return nil, err
@@ -139,7 +217,15 @@ func (s *Store) startRaft(cfg *Config) error {
 		return fmt.Errorf("set up the log cache: %w", err)
 	}
 	s.log.fail, s.log.halted = s.fail, s.halt
-	s.transport = newIDTransport(cfg, newPeerStream(cfg))
+	stream := newPeerStream(cfg)
+	s.transport = newIDTransport(cfg, stream)
+	s.transport.mayVote = func() bool { return len(s.members()) > 0 }
+	stream.hooks = streamHooks{
+		greet:   s.greet,
+		admits:  s.mayDial,
+		serve:   map[byte]func(*peerConn){kindRaft: s.transport.serveRaft, kindCall: s.serveCalls},
+		removed: s.removed,
+	}
 	var wg sync.WaitGroup
 	// In a goroutine of its own, because a fault of the disk may end it, see sealedLog.
 	wg.Go(func() {
@@ -168,6 +254,9 @@ func (s *Store) pump() {
 			case leading := <-s.notify:
 				s.leadershipChanged(leading)
 			default:
+			}
+			if seen, ok := o.Data.(raft.LeaderObservation); ok {
+				s.leader.changed(string(seen.LeaderID))
 			}
 			s.contacts.note(o)
 		case <-s.pumpStop:
@@ -201,6 +290,7 @@ func (s *Store) fail(err error) {
 	}
 	s.err = err
 	s.closed = true
+	s.applier.failed.Store(true)
 	close(s.done)
 	s.logger.Error("the node stops", "node", s.id, "error", err)
 }
@@ -218,19 +308,28 @@ func (s *Store) finish() {
 	}
 }
 
-// usable returns nil when this node leads and takes work.
-func (s *Store) usable() error {
+// running returns nil as long as the node takes work.
+func (s *Store) running() error {
 	select {
 	case <-s.stop:
 		return s.closedError()
 	case <-s.done:
 		return s.closedError()
 	default:
+		return nil
 	}
-	if s.raft.State() != raft.Leader {
-		return s.notLeader()
+}
+
+// enter announces a question to raft outside of loops, which Shutdown then waits for; asking.Done ends it. It returns false
+// when the node takes no more work.
+func (s *Store) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped || s.closed {
+		return false
 	}
-	return nil
+	s.asking.Add(1)
+	return true
 }
 
 // notLeader says where the leader may be. A leader that is handing over is no help, so it does not name itself.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -14,24 +15,35 @@ import (
 )
 
 const (
-	// maxPeerConns bounds accepted connections that passed their handshake. A node of a cluster of five has four peers
-	// with up to six connections each (heartbeat, replication, votes, snapshot, and a few that die).
-	maxPeerConns = 64
+	// maxPeerConns bounds accepted connections that passed their handshake: what the four peers of a cluster of five may
+	// have by maxConnsOf, and room for one that is being added.
+	maxPeerConns = 256
 	// maxHandshakes bounds accepted connections that did not pass it yet, and maxHostHandshakes those of one remote
 	// address: whoever only connects and keeps silent uses up its own share, not its neighbours'.
 	maxHandshakes     = 64
-	maxHostHandshakes = 8
+	maxHostHandshakes = 16
 	// acceptPause is the wait after an Accept error that is not the listener's end, such as too many open files.
 	acceptPause = 100 * time.Millisecond
 )
 
+// maxConnsOf bounds the accepted connections of one kind from one peer. Raft has up to six at once (heartbeat, replication,
+// votes, snapshot, and a few that die); the calls are as many as a node makes at once, and some that die.
+var maxConnsOf = map[byte]int{kindRaft: 8, kindCall: maxCallsOut + 8}
+
 var (
 	errStreamClosed = errors.New("cluster port is closed")
 	errTarget       = errors.New("target carries no node id")
+	errNotAdmitted  = errors.New("the peer does not know this node as a member")
+	errOther        = errors.New("the peer is another node than the one that was dialled")
+	errKind         = errors.New("unknown kind of connection")
 )
 
-// peerStream carries raft's connections: plain ones from outside, wrapped in mutual TLS. Handshakes run beside the
-// accept loop and under a deadline. Close ends everything and waits for all of it.
+// peerStream is the cluster port: plain connections of both directions, wrapped in mutual TLS, admitted when the peer is a
+// member, and told apart by kind. Handshakes run beside the accept loop and under a deadline. Close ends everything and
+// waits for all of it.
+//
+// The dialling side's first byte after the handshake says what it wants, kindRaft or kindCall; the accepting side answers
+// with a byte, greetWelcome or the reason of its refusal.
 type peerStream struct {
 	// Immutable.
 	listener  net.Listener
@@ -39,19 +51,33 @@ type peerStream struct {
 	dial      func(context.Context, string) (net.Conn, error)
 	serverTLS *tls.Config
 	clientTLS func(string) *tls.Config
-	timeout   time.Duration // of a handshake
+	peerID    func(tls.ConnectionState) (string, error)
+	timeout   time.Duration // of a handshake, with the bytes that follow it
 	logger    *slog.Logger
-	ready     chan net.Conn   // unbuffered: raft's accept loop does nothing but take
 	ctx       context.Context //nolint:containedctx // raft's StreamLayer passes none; this one ends with the stream
 	cancel    context.CancelFunc
-	wg        sync.WaitGroup // the accept loop, handshakes, and raft's handlers of accepted connections
+	wg        sync.WaitGroup // the accept loop and what serves accepted connections
+	hooks     streamHooks    // set before anybody dials or is accepted
 
 	mu         sync.Mutex
 	closed     bool                   // guarded by mu
 	conns      map[*peerConn]struct{} // guarded by mu: all open ones, of both directions
 	accepted   int                    // guarded by mu: how many of conns were accepted; at most maxPeerConns
+	opened     uint64                 // guarded by mu: how many there were ever
 	handshakes map[string]int         // guarded by mu: accepted, not yet through, by remote host; no zero values
 	shaking    int                    // guarded by mu: the sum of handshakes; at most maxHandshakes
+}
+
+// streamHooks is what the port asks of the store. All of them may be called from any goroutine.
+type streamHooks struct {
+	// greet judges a peer that connected: greetWelcome, greetUnknown or greetRemoved. It may block until ctx ends.
+	greet func(ctx context.Context, peer string) byte
+	// admits is whether a connection with a peer may stay; nil: every one may. It does not block.
+	admits func(peer string) bool
+	// serve carries a welcome connection until it ends, and closes it.
+	serve map[byte]func(*peerConn)
+	// removed is called when a peer says that the leader confirmed that this node is no member.
+	removed func()
 }
 
 var _ raft.StreamLayer = (*peerStream)(nil)
@@ -65,26 +91,27 @@ func (peerAddr) Network() string { return "tcp" }
 // String implements net.Addr.
 func (a peerAddr) String() string { return string(a) }
 
-// newPeerStream starts accepting; Close stops it.
+// newPeerStream makes a port that can dial; start makes it accept, and Close ends it.
 func newPeerStream(cfg *Config) *peerStream {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &peerStream{
+	return &peerStream{
 		listener:   cfg.Listener,
 		advertise:  peerAddr(cfg.Advertise),
 		dial:       cfg.Dial,
 		serverTLS:  cfg.ServerTLS,
 		clientTLS:  cfg.ClientTLS,
+		peerID:     cfg.PeerID,
 		timeout:    cfg.HandshakeTimeout,
 		logger:     cfg.Logger,
-		ready:      make(chan net.Conn),
 		ctx:        ctx,
 		cancel:     cancel,
 		conns:      make(map[*peerConn]struct{}),
 		handshakes: make(map[string]int),
 	}
-	s.wg.Go(s.acceptLoop)
-	return s
 }
+
+// start begins to accept.
+func (s *peerStream) start() { s.wg.Go(s.acceptLoop) }
 
 func (s *peerStream) acceptLoop() {
 	for {
@@ -145,29 +172,73 @@ func remoteHost(c net.Conn) string {
 	return host
 }
 
-// shake does the server's handshake and hands the connection to raft.
+// shake does the server's side of a new connection and serves it.
 func (s *peerStream) shake(plain net.Conn, host string) {
-	conn := tls.Server(plain, s.serverTLS)
-	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
-	err := conn.HandshakeContext(ctx)
-	cancel()
+	conn, err := s.welcome(plain)
 	s.shaken(host)
 	if err != nil {
 		s.logger.Warn("peer refused on the cluster port", "remote", host, "error", err)
-		_ = plain.Close() // the handshake's error is the one that counts
+		_ = plain.Close() // the refusal is the error that counts
 		return
 	}
-	tracked, err := s.track(conn, true)
+	s.hooks.serve[conn.kind](conn)
+}
+
+// welcome does the handshake and admits the peer. An error leaves plain for the caller to close.
+func (s *peerStream) welcome(plain net.Conn) (*peerConn, error) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.timeout)
+	defer cancel()
+	watched := context.AfterFunc(ctx, func() { _ = plain.Close() })
+	defer watched()
+	conn := tls.Server(plain, s.serverTLS)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("handshake: %w", err)
+	}
+	peer, err := s.verified(conn)
 	if err != nil {
-		s.logger.Warn("peer connection refused", "remote", host, "error", err)
-		_ = plain.Close() // as above
-		return
+		return nil, err
 	}
-	select {
-	case s.ready <- tracked:
-	case <-s.ctx.Done():
-		_ = tracked.Close() // the stream is closing; raft never saw the connection
+	var kind [1]byte
+	if _, err := io.ReadFull(conn, kind[:]); err != nil {
+		return nil, fmt.Errorf("%s did not say what it wants: %w", peer, err)
 	}
+	if s.hooks.serve[kind[0]] == nil {
+		return nil, fmt.Errorf("%s wants %d: %w", peer, kind[0], errKind)
+	}
+	c := &peerConn{Conn: conn, plain: plain, peer: peer, kind: kind[0], accepted: true}
+	if err := s.track(c); err != nil {
+		return nil, fmt.Errorf("%s: %w", peer, err)
+	}
+	// After track, so that a removal from here on finds the connection.
+	if err := s.greet(ctx, c); err != nil {
+		s.forget(c)
+		return nil, err
+	}
+	return c, nil
+}
+
+// greet tells the peer whether it is admitted; an error says that it is not.
+func (s *peerStream) greet(ctx context.Context, c *peerConn) error {
+	greeting := s.hooks.greet(ctx, c.peer)
+	if _, err := c.Write([]byte{greeting}); err != nil {
+		return fmt.Errorf("greet %s: %w", c.peer, err)
+	}
+	if greeting != greetWelcome {
+		return fmt.Errorf("%s: %w", c.peer, ErrNotMember)
+	}
+	return nil
+}
+
+// verified returns the id that the other side's certificate is for.
+func (s *peerStream) verified(c *tls.Conn) (string, error) {
+	if s.peerID == nil {
+		return "", fmt.Errorf("%w: PeerID is nil, so no peer is admitted", ErrConfig)
+	}
+	id, err := s.peerID(c.ConnectionState())
+	if err != nil {
+		return "", fmt.Errorf("identify the peer: %w", err)
+	}
+	return id, nil
 }
 
 // shaken gives back a handshake's place.
@@ -180,14 +251,10 @@ func (s *peerStream) shaken(host string) {
 	}
 }
 
-// Accept implements net.Listener for raft's transport.
+// Accept implements net.Listener for the transport that dials; what is accepted goes another way, see serveRaft.
 func (s *peerStream) Accept() (net.Conn, error) {
-	select {
-	case c := <-s.ready:
-		return c, nil
-	case <-s.ctx.Done():
-		return nil, errStreamClosed
-	}
+	<-s.ctx.Done()
+	return nil, errStreamClosed
 }
 
 // Addr implements net.Listener: the address that peers know.
@@ -204,23 +271,73 @@ func (s *peerStream) Dial(target raft.ServerAddress, timeout time.Duration) (net
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
 	defer cancel()
+	return s.connect(ctx, id, addr, kindRaft)
+}
+
+// connect dials a peer and introduces itself. It ends soon after ctx or the stream does.
+func (s *peerStream) connect(ctx context.Context, id, addr string, kind byte) (*peerConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	ended := context.AfterFunc(s.ctx, cancel) //nolint:contextcheck // the port ends it as well
+	defer ended()
 	plain, err := s.dial(ctx, addr)
 	if err != nil {
 		return nil, fmt.Errorf("dial core node %s at %s: %w", id, addr, err)
 	}
-	conn := tls.Client(plain, s.clientTLS(id))
-	if err := conn.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("handshake with core node %s at %s: %w", id, addr, err), plain.Close())
-	}
-	tracked, err := s.track(conn, false)
+	c, err := s.introduce(ctx, plain, id, kind)
 	if err != nil {
-		return nil, errors.Join(err, plain.Close())
+		return nil, errors.Join(fmt.Errorf("connect to core node %s at %s: %w", id, addr, err), plain.Close())
 	}
-	return tracked, nil
+	return c, nil
 }
 
-// Close implements net.Listener. It ends every connection of both directions and returns when the accept loop, the
-// handshakes and raft's handlers of accepted connections are through. A second call does nothing but wait.
+// introduce does the client's handshake, says what is wanted, and reads the greeting.
+func (s *peerStream) introduce(ctx context.Context, plain net.Conn, id string, kind byte) (*peerConn, error) {
+	watched := context.AfterFunc(ctx, func() { _ = plain.Close() })
+	defer watched()
+	conn := tls.Client(plain, s.clientTLS(id))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		return nil, fmt.Errorf("handshake: %w", err)
+	}
+	if s.peerID != nil {
+		peer, err := s.verified(conn)
+		if err != nil {
+			return nil, err
+		}
+		if peer != id {
+			return nil, fmt.Errorf("reached %s instead: %w", peer, errOther)
+		}
+	}
+	if _, err := conn.Write([]byte{kind}); err != nil {
+		return nil, fmt.Errorf("introduce this node: %w", err)
+	}
+	var greeting [1]byte
+	if _, err := io.ReadFull(conn, greeting[:]); err != nil {
+		return nil, fmt.Errorf("wait for the greeting: %w", err)
+	}
+	if greeting[0] == greetRemoved && s.hooks.removed != nil {
+		s.hooks.removed()
+	}
+	if greeting[0] != greetWelcome {
+		return nil, errNotAdmitted
+	}
+	if !watched() {
+		return nil, fmt.Errorf("wait for the greeting: %w", context.Cause(ctx))
+	}
+	c := &peerConn{Conn: conn, plain: plain, peer: id}
+	if err := s.track(c); err != nil {
+		return nil, err
+	}
+	// After track, so that a removal from here on finds the connection.
+	if s.hooks.admits != nil && !s.hooks.admits(id) {
+		s.forget(c)
+		return nil, fmt.Errorf("%w: %s", ErrNotMember, id)
+	}
+	return c, nil
+}
+
+// Close implements net.Listener. It ends every connection of both directions and returns when the accept loop and what
+// serves accepted connections are through. A second call does nothing but wait.
 func (s *peerStream) Close() error {
 	s.mu.Lock()
 	first := !s.closed
@@ -236,7 +353,7 @@ func (s *peerStream) Close() error {
 		err = s.listener.Close()
 	}
 	for _, c := range open {
-		_ = c.plain.Close() // raft's own Close of the connection follows, and reports to nobody
+		_ = c.plain.Close() // its owner notices and closes the rest
 	}
 	s.wg.Wait()
 	if err != nil && !errors.Is(err, net.ErrClosed) {

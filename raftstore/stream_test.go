@@ -13,12 +13,36 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// streamPair is a stream under test at "core-1" and a way to reach it as "core-2".
-func streamPair(t *testing.T) (w *world, s *peerStream, peer Config) {
+// port is a cluster port under test at "core-1" that welcomes everybody but those in strangers.
+type port struct {
+	*peerStream
+	served    chan *peerConn // what was admitted
+	strangers map[string]byte
+}
+
+func openPort(cfg *Config) *port {
+	p := &port{peerStream: newPeerStream(cfg), served: make(chan *peerConn), strangers: map[string]byte{}}
+	serve := func(c *peerConn) {
+		select {
+		case p.served <- c:
+		case <-p.ctx.Done():
+			_ = c.Close()
+		}
+	}
+	p.hooks = streamHooks{
+		greet: func(_ context.Context, peer string) byte { return p.strangers[peer] },
+		serve: map[byte]func(*peerConn){kindRaft: serve, kindCall: serve},
+	}
+	p.start()
+	return p
+}
+
+// streamPair is a port under test and a way to reach it as "core-2".
+func streamPair(t *testing.T) (w *world, s *port, peer Config) {
 	t.Helper()
 	w = newWorld(t)
 	cfg := w.config("core-1").withDefaults()
-	return w, newPeerStream(&cfg), w.config("core-2").withDefaults()
+	return w, openPort(&cfg), w.config("core-2").withDefaults()
 }
 
 // handshake dials the stream as peer does, expecting to find the node id there.
@@ -31,6 +55,19 @@ func handshake(ctx context.Context, peer Config, id string) (*tls.Conn, error) {
 	if err := c.HandshakeContext(ctx); err != nil {
 		_ = plain.Close()
 		return nil, err
+	}
+	if _, err := c.Write([]byte{kindCall}); err != nil {
+		_ = plain.Close()
+		return nil, err
+	}
+	greeting := make([]byte, 1)
+	if _, err := io.ReadFull(c, greeting); err != nil {
+		_ = plain.Close()
+		return nil, err
+	}
+	if greeting[0] != greetWelcome {
+		_ = plain.Close()
+		return nil, errNotAdmitted
 	}
 	return c, nil
 }
@@ -54,8 +91,7 @@ func TestSilentPeersBlockNobody(t *testing.T) {
 		}
 		c, err := handshake(t.Context(), peer, "core-1")
 		check(t, err)
-		accepted, err := s.Accept()
-		check(t, err)
+		accepted := <-s.served
 		if waited := time.Since(start); waited != 0 {
 			t.Errorf("an honest peer waited %v", waited)
 		}
@@ -101,8 +137,8 @@ func TestPeersAreCheckedOnBothSides(t *testing.T) {
 		}
 		synctest.Wait()
 		select {
-		case <-s.ready:
-			t.Error("a refused peer reached raft")
+		case <-s.served:
+			t.Error("a refused peer was served")
 		default:
 		}
 	})
@@ -113,14 +149,15 @@ func TestDialChecksTheNodeID(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, s, peer := streamPair(t)
 		dialler := newPeerStream(&peer)
-		go func() { // raft's accept loop
+		go func() {
 			for {
-				c, err := s.Accept()
-				if err != nil {
+				select {
+				case c := <-s.served:
+					_, _ = io.Copy(io.Discard, c)
+					_ = c.Close()
+				case <-s.ctx.Done():
 					return
 				}
-				_, _ = io.Copy(io.Discard, c)
-				_ = c.Close()
 			}
 		}()
 		c, err := dialler.Dial(joinTarget("core-1", "core-1"), time.Second)
@@ -130,6 +167,10 @@ func TestDialChecksTheNodeID(t *testing.T) {
 		if err == nil {
 			t.Error("dialled core-3, found core-1, and was content")
 		}
+		// Even where the owner's TLS configuration would take anybody.
+		dialler.clientTLS = func(string) *tls.Config { return peer.ClientTLS("core-1") }
+		_, err = dialler.Dial(joinTarget("core-3", "core-1"), time.Second)
+		wantError(t, err, errOther)
 		_, err = dialler.Dial("core-1", time.Second)
 		wantError(t, err, errTarget)
 		check(t, dialler.Close())
@@ -165,37 +206,39 @@ func TestDialGivesUpOnASilentPeer(t *testing.T) {
 	})
 }
 
+// A peer has no more connections than it may; one too many costs it the oldest, not the newest.
 func TestPeerConnectionsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, s, peer := streamPair(t)
-		var open []net.Conn
-		for i := range maxPeerConns + 1 {
+		most := maxConnsOf[kindCall]
+		var ours []*tls.Conn
+		var theirs []*peerConn
+		for range most + 2 {
 			c, err := handshake(t.Context(), peer, "core-1")
 			check(t, err)
-			defer func() { _ = c.NetConn().Close() }()
+			ours = append(ours, c)
+			served := <-s.served
+			theirs = append(theirs, served)
+			go func() { // what serves a connection notices its end
+				_, _ = served.Read(make([]byte, 1))
+				_ = served.Close()
+			}()
 			synctest.Wait()
-			if i == maxPeerConns {
-				if _, err := c.Read(make([]byte, 1)); err == nil {
-					t.Error("one connection too many was kept")
-				}
-				break
+		}
+		s.mu.Lock()
+		if s.accepted != most || len(s.conns) != most {
+			t.Errorf("%d connections are open, and %d counted; %d are allowed", len(s.conns), s.accepted, most)
+		}
+		for i, c := range theirs {
+			if _, open := s.conns[c]; open != (i >= 2) {
+				t.Errorf("connection %d: open %v", i, open)
 			}
-			a, err := s.Accept()
-			check(t, err)
-			open = append(open, a)
 		}
-		check(t, open[0].(*peerConn).plain.Close())
-		_ = open[0].Close() // its farewell finds the pipe closed
-		c, err := handshake(t.Context(), peer, "core-1")
-		check(t, err)
-		again, err := s.Accept()
-		check(t, err)
-		_ = c.NetConn().Close()
-		for _, a := range append(open[1:], again) {
-			_ = a.(*peerConn).plain.Close()
-			_ = a.Close()
-		}
+		s.mu.Unlock()
 		check(t, s.Close())
+		for _, c := range ours {
+			_ = c.NetConn().Close()
+		}
 	})
 }
 
@@ -203,7 +246,14 @@ func TestLateHeartbeatsProveNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		ours, theirs := w.config("core-1").withDefaults(), w.config("core-2").withDefaults()
-		a, b := newIDTransport(&ours, newPeerStream(&ours)), newIDTransport(&theirs, newPeerStream(&theirs))
+		ourPort, theirPort := newPeerStream(&ours), newPeerStream(&theirs)
+		a, b := newIDTransport(&ours, ourPort), newIDTransport(&theirs, theirPort)
+		theirPort.hooks = streamHooks{
+			greet: func(context.Context, string) byte { return greetWelcome },
+			serve: map[byte]func(*peerConn){kindRaft: b.serveRaft},
+		}
+		theirPort.start()
+		self := raft.RPCHeader{ID: []byte("core-1")}
 		ask := func(req *raft.AppendEntriesRequest, after time.Duration) error {
 			go func() {
 				rpc := <-b.Consumer()
@@ -212,10 +262,10 @@ func TestLateHeartbeatsProveNothing(t *testing.T) {
 			}()
 			return a.AppendEntries("core-2", "core-2", req, &raft.AppendEntriesResponse{})
 		}
-		heartbeat := &raft.AppendEntriesRequest{Term: 3}
+		heartbeat := &raft.AppendEntriesRequest{RPCHeader: self, Term: 3}
 		check(t, ask(heartbeat, 500*time.Millisecond))
 		wantError(t, ask(heartbeat, 501*time.Millisecond), errLateAnswer)
-		slowDisk := &raft.AppendEntriesRequest{Term: 3, Entries: []*raft.Log{{Index: 1}}}
+		slowDisk := &raft.AppendEntriesRequest{RPCHeader: self, Term: 3, Entries: []*raft.Log{{Index: 1}}}
 		check(t, ask(slowDisk, 5*time.Second))
 		check(t, a.Close())
 		check(t, b.Close())
@@ -238,7 +288,7 @@ func TestAcceptErrorsPass(t *testing.T) {
 		cfg := w.config("core-1").withDefaults()
 		flaky := &flakyListener{Listener: cfg.Listener, failures: 3}
 		cfg.Listener = flaky
-		s := newPeerStream(&cfg)
+		s := openPort(&cfg)
 		c, err := handshake(t.Context(), w.config("core-2"), "core-1")
 		check(t, err)
 		_ = c.NetConn().Close()

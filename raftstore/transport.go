@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -18,6 +20,14 @@ type idTransport struct {
 	*raft.NetworkTransport
 	// freshness bounds a heartbeat's round trip, see AppendEntries. At most half a HeartbeatTimeout.
 	freshness time.Duration
+
+	// Immutable.
+	stream  *peerStream
+	logger  *slog.Logger
+	consume chan raft.RPC // unbuffered: what peers ask, from all connections
+	mayVote func() bool   // whether this node may answer questions for its vote
+
+	beat atomic.Pointer[func(raft.RPC)] // raft's short cut for heartbeats; nil until raft sets it
 }
 
 var errLateAnswer = errors.New("answer came too late to prove anything")
@@ -43,7 +53,29 @@ func newIDTransport(cfg *Config, stream *peerStream) *idTransport {
 		Logger:                  newRaftLogger(cfg.Logger),
 		MsgpackUseNewTimeFormat: true,
 	})
-	return &idTransport{NetworkTransport: inner, freshness: cfg.HeartbeatTimeout / 2}
+	return &idTransport{
+		NetworkTransport: inner,
+		freshness:        cfg.HeartbeatTimeout / 2,
+		stream:           stream,
+		logger:           cfg.Logger,
+		consume:          make(chan raft.RPC),
+		mayVote:          func() bool { return true },
+	}
+}
+
+// Consumer implements raft.Transport.
+func (t *idTransport) Consumer() <-chan raft.RPC { return t.consume }
+
+// SetHeartbeatHandler implements raft.Transport.
+func (t *idTransport) SetHeartbeatHandler(handle func(raft.RPC)) { t.beat.Store(&handle) }
+
+// heartbeat hands a heartbeat to raft.
+func (t *idTransport) heartbeat(rpc raft.RPC) {
+	if handle := t.beat.Load(); handle != nil {
+		(*handle)(rpc)
+		return
+	}
+	rpc.Respond(nil, errStreamClosed)
 }
 
 // targetSeparator cannot occur in an address that can be dialled.
