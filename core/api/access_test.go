@@ -52,7 +52,9 @@ type rule struct {
 }
 
 var rules = []rule{
-	{route: "GET /healthz", public: true}, {route: "GET /readyz", public: true}, {route: "GET /openapi.json", public: true},
+	{route: "GET /healthz", public: true},
+	{route: "GET /readyz", public: true},
+	{route: "GET /openapi.json", public: true},
 	{route: "GET /metrics", least: viewer, about: fleet},
 	{route: "GET /v1/whoami", least: viewer, about: own},
 	{route: "GET /v1/devices", least: viewer, about: own},
@@ -177,7 +179,7 @@ func (r *rule) expect(c caller, site string) int {
 	return allowed
 }
 
-// do sends the rule's request, in a scene of its own, because it may change it.
+// send sends the rule's request about a site.
 func (s *scene) send(r *rule, c caller, site string) *httptest.ResponseRecorder {
 	method, target, _ := strings.Cut(s.fill[site].Replace(r.route), " ")
 	ctx, cancel := context.WithCancel(s.t.(*testing.T).Context())
@@ -190,7 +192,7 @@ func (s *scene) send(r *rule, c caller, site string) *httptest.ResponseRecorder 
 	if c.bearer != "" {
 		as(c.bearer, req)
 	}
-	return s.core.do(req)
+	return s.do(req)
 }
 
 // Every route, for everybody, about what is theirs and what is not.
@@ -229,6 +231,26 @@ func TestWhoMayDoWhat(t *testing.T) {
 	}
 }
 
+// A token that is unknown gets the answer, byte for byte, that one gets which has ended.
+func TestOneAnswerForAllStrangers(t *testing.T) {
+	s := newScene(t)
+	var first *httptest.ResponseRecorder
+	for _, c := range s.callers {
+		if c.rank != 0 || c.bearer == "" {
+			continue
+		}
+		w := s.do(as(c.bearer, request("GET", "/v1/whoami", "")))
+		problem(t, w, http.StatusUnauthorized)
+		if first == nil {
+			first = w
+		}
+		w.Header().Del(requestIDHeader)
+		if w.Body.String() != first.Body.String() || !maps.EqualFunc(w.Header(), first.Header(), slices.Equal) {
+			t.Errorf("%s: %v %s, others got %v %s", c.name, w.Header(), w.Body, first.Header(), first.Body)
+		}
+	}
+}
+
 // The list of this test, the package's table and the OpenAPI document name the same routes, and none is without a declaration.
 func TestEveryRouteIsDeclared(t *testing.T) {
 	c := newCore(t)
@@ -241,8 +263,14 @@ func TestEveryRouteIsDeclared(t *testing.T) {
 	for i := range rules {
 		method, path, _ := strings.Cut(rules[i].route, " ")
 		for _, part := range []struct{ from, to string }{
-			{"{device}", "{id}"}, {"{site}", "{name}"}, {"{devicetoken}", "{id}"}, {"{gatewaytoken}", "{id}"}, {"{coretoken}", "{id}"},
-			{"operators/op-1", "operators/{id}"}, {"operators/op-99", "operators/{id}"}, {"nodes/core-2", "nodes/{name}"},
+			{"{device}", "{id}"},
+			{"{site}", "{name}"},
+			{"{devicetoken}", "{id}"},
+			{"{gatewaytoken}", "{id}"},
+			{"{coretoken}", "{id}"},
+			{"operators/op-1", "operators/{id}"},
+			{"operators/op-99", "operators/{id}"},
+			{"nodes/core-2", "nodes/{name}"},
 		} {
 			path = strings.Replace(path, part.from, part.to, 1)
 		}
@@ -301,7 +329,7 @@ func TestForeignIsAsIfMissing(t *testing.T) {
 				continue // makes the site
 			}
 			method, target, _ := strings.Cut(missing.Replace(r.route), " ")
-			gone := s.core.do(as(who, request(method, target, r.body)))
+			gone := s.do(as(who, request(method, target, r.body)))
 			there := s.send(r, caller{bearer: bearer}, otherSite)
 			foreign := s.fill[otherSite].Replace(r.route)
 			id, noID := lastID(foreign), lastID(method+" "+target)
@@ -332,7 +360,7 @@ func TestListsLeaveOut(t *testing.T) {
 	limited := s.operator("op-7", registry.RoleViewer, ownSite)
 	plain := s.operator("op-8", registry.RoleViewer)
 	count := func(bearer, target string) int {
-		w := s.core.do(as(bearer, request(http.MethodGet, target, "")))
+		w := s.do(as(bearer, request(http.MethodGet, target, "")))
 		if bearer == limited && strings.Contains(w.Body.String(), otherSite) {
 			t.Errorf("%s tells of %s: %s", target, otherSite, w.Body)
 		}
@@ -342,7 +370,10 @@ func TestListsLeaveOut(t *testing.T) {
 		target              string
 		limited, plain, all int
 	}{
-		{"/v1/devices", 1, 2, 2}, {"/v1/devices?site=" + otherSite, 0, 1, 1}, {"/v1/sites", 1, 2, 2}, {"/v1/gateways", 1, 2, 2},
+		{"/v1/devices", 1, 2, 2},
+		{"/v1/devices?site=" + otherSite, 0, 1, 1},
+		{"/v1/sites", 1, 2, 2},
+		{"/v1/gateways", 1, 2, 2},
 		{"/v1/tokens", 3, 6, 8}, // for devices and gateways of each site; of core nodes
 	} {
 		if l, p, a := count(limited, tc.target), count(plain, tc.target), count(adminToken, tc.target); l != tc.limited || p != tc.plain || a != tc.all {

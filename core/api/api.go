@@ -73,7 +73,7 @@ type Config struct {
 	// come from it, so that whichever node is asked again shows the same secret and none is kept.
 	Derive func(label string, data []byte) [32]byte
 
-	Ready   func() error           // nil: this node can serve; otherwise why it cannot: see Unready
+	Ready   func() error           // nil: this node can serve; otherwise why it cannot: see UnreadyError
 	Metrics []prometheus.Collector // what /metrics shows beside the API's own, of which none may have the name
 	Version string                 // of this build
 	Wall    func() time.Time

@@ -108,7 +108,7 @@ func (s *server) behind(ctx context.Context, v registry.View, seq uint64) (histo
 		if err != nil {
 			return history.Cursor{}, err
 		}
-		if first <= seq+1 {
+		if first-1 <= seq {
 			low = mid
 		} else {
 			high = mid - 1
@@ -165,7 +165,7 @@ func (s *server) exportAudit(ctx context.Context, c *call, in *exportAuditInput)
 	if err != nil {
 		return nil, err
 	}
-	return &huma.StreamResponse{Body: func(hc huma.Context) {
+	return &huma.StreamResponse{Body: func(hc huma.Context) { //nolint:contextcheck // the answer has the request's context, without the bound above
 		r, w := humago.Unwrap(hc)
 		if !s.streams.take(c.who.ID) {
 			writeProblem(w, tooManyStreams())
@@ -177,27 +177,36 @@ func (s *server) exportAudit(ctx context.Context, c *call, in *exportAuditInput)
 		if r.Method == http.MethodHead {
 			return
 		}
-		if err := s.export(r.Context(), &slowWriter{w: w, rc: http.NewResponseController(w)}, c, first, next); err != nil {
+		e := export{server: s, call: c, after: in.After, out: slowWriter{w: w, rc: http.NewResponseController(w)}}
+		if err := e.run(r.Context(), first, next); err != nil {
 			s.Log.Info("export of the audit trail cut off", "request", c.id, "err", err)
 			panic(http.ErrAbortHandler) // the only way to tell a client that this is not the end
 		}
 	}}, nil
 }
 
-// export writes pages of the trail until it reaches the call's view. The operator's permission is asked for with each.
-func (s *server) export(ctx context.Context, out *slowWriter, c *call, page []v1.AuditRecord, next history.Cursor) error {
+// An export is one that is under way.
+type export struct {
+	server *server
+	call   *call
+	after  uint64
+	out    slowWriter
+}
+
+// run writes pages of the trail until it reaches the call's view. The operator's permission is asked for with each.
+func (e *export) run(ctx context.Context, page []v1.AuditRecord, next history.Cursor) error {
 	for {
-		if err := out.lines(page); err != nil {
+		if err := e.out.lines(page); err != nil {
 			return err
 		}
 		if next.IsZero() {
 			return nil
 		}
-		if err := s.still(c, demand{registry.ActAdminister, registry.ScopeFleet()}); err != nil {
+		if err := e.server.still(e.call, demand{registry.ActAdminister, registry.ScopeFleet()}); err != nil {
 			return err
 		}
 		var err error
-		if page, next, err = s.auditPage(ctx, c.view, next, 0, exportPage); err != nil {
+		if page, next, err = e.server.auditPage(ctx, e.call.view, next, e.after, exportPage); err != nil {
 			return err
 		}
 	}

@@ -52,8 +52,9 @@ func chain(t *testing.T, recs []v1.AuditRecord, seq uint64, prev string) string 
 func trailOf(c *core, n uint64) {
 	c.t.Helper()
 	m := c.enroll(c.token(seal.KindDevice, "plant-7"))
-	for i := 0; c.View().Audit().Count < n; i++ {
-		switch left := n - c.View().Audit().Count; {
+	count := func() uint64 { return c.state.View().Audit().Count } // of the truth, whatever the node shows
+	for i := 0; count() < n; i++ {
+		switch left := n - count(); {
 		case i%3 == 0:
 			c.commit(&command.SetTags{By: byAdmin, Device: m.id, Set: map[string]string{"n": fmt.Sprint(i)}})
 		case i%3 == 1 && left >= 5:

@@ -29,7 +29,7 @@ const (
 func (g *gate) authenticate(r *http.Request, t *ticket) (*registry.Operator, error) {
 	source := sourceKey(t.source)
 	if !g.failed.Allowed(source) {
-		g.Tally.Note(actionAuthenticate, "", t.source, reasonLimited)
+		g.refuse(actionAuthenticate, "", t.source, reasonLimited)
 		return nil, tooMany("header.Authorization", "too many tokens from this address were not known", int(1/g.failures))
 	}
 	hash, err := bearerOf(r)
@@ -65,21 +65,10 @@ func (g *gate) stranger(t *ticket, source string, who *registry.Operator, reason
 	if who != nil {
 		actor = "operator:" + who.ID
 	}
-	g.Tally.Note(actionAuthenticate, actor, t.source, reason)
-	if g.failed.Failed(source) {
-		g.Log.Info("authentication failed", "source", t.source, "actor", actor, "reason", reason)
-	}
-	return &stranger{err}
+	g.refuse(actionAuthenticate, actor, t.source, reason)
+	g.failed.Failed(source)
+	return err
 }
-
-// A stranger is a failed authentication that has been counted.
-type stranger struct{ err error }
-
-// Error implements error.
-func (s *stranger) Error() string { return s.err.Error() }
-
-// Unwrap is what the sender is told.
-func (s *stranger) Unwrap() error { return s.err }
 
 // bearerOf is the hash of the token that a request carries.
 func bearerOf(r *http.Request) ([32]byte, error) {

@@ -105,8 +105,11 @@ func (s *server) deviceReply(c *call, v registry.View, d *registry.Device) *repl
 	return answer(device(v, d, s.verdict(v, d)))
 }
 
-// changeDevice commits a command about a device and answers with the record after it.
-func (s *server) changeDevice(ctx context.Context, c *call, cmd command.Operated) (*reply[v1.Device], error) {
+// changeDevice commits a command about the device d and answers with the record after it.
+func (s *server) changeDevice(ctx context.Context, c *call, d *registry.Device, cmd command.Operated) (*reply[v1.Device], error) {
+	if err := c.matches(d.Revision); err != nil {
+		return nil, err
+	}
 	d, err := propose[*registry.Device](ctx, s, c, cmd)
 	if err != nil {
 		return nil, err
@@ -116,8 +119,8 @@ func (s *server) changeDevice(ctx context.Context, c *call, cmd command.Operated
 
 // unchanged answers a change that is none.
 func (s *server) unchanged(c *call, d *registry.Device) (*reply[v1.Device], error) {
-	if err := c.matches(d.Revision); err != nil {
-		return nil, err
+	if c.revision != 0 && c.revision != d.Revision {
+		return nil, registry.ErrRevision
 	}
 	return s.deviceReply(c, c.view, d), nil
 }
@@ -129,7 +132,7 @@ func (s *server) releaseDevice(ctx context.Context, c *call, in *releaseInput) (
 	if err != nil {
 		return nil, err
 	}
-	return s.changeDevice(ctx, c, &command.Release{Device: d.ID})
+	return s.changeDevice(ctx, c, d, &command.Release{Device: d.ID})
 }
 
 type setDeviceInput struct {
@@ -153,7 +156,7 @@ func (s *server) setDevice(ctx context.Context, c *call, in *setDeviceInput) (*r
 		return s.unchanged(c, d)
 	}
 	cmd.Device = d.ID
-	return s.changeDevice(ctx, c, cmd)
+	return s.changeDevice(ctx, c, d, cmd)
 }
 
 // interval reads body.heartbeat_interval, in ms.
@@ -197,7 +200,7 @@ func (s *server) setTags(ctx context.Context, c *call, in *setTagsInput) (*reply
 		return s.unchanged(c, d)
 	}
 	remove := slices.Compact(slices.Sorted(slices.Values(in.Body.Remove)))
-	return s.changeDevice(ctx, c, &command.SetTags{Device: d.ID, Set: in.Body.Set, Remove: remove})
+	return s.changeDevice(ctx, c, d, &command.SetTags{Device: d.ID, Set: in.Body.Set, Remove: remove})
 }
 
 // checkTags holds tags of a request against the rules; the error names the tag.

@@ -78,7 +78,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if t.route.time != 0 {
 		ctx, cancel := context.WithTimeout(r.Context(), t.route.time)
 		defer cancel()
-		r = r.WithContext(ctx) //nolint:contextcheck // it is the caller's context, bounded
+		r = r.WithContext(ctx)
 	}
 	g.mux.ServeHTTP(out, r)
 }

@@ -117,8 +117,8 @@ func TestNotReady(t *testing.T) {
 		err  error
 		says string
 	}{
-		{Unready("the uplink is not open yet"), "uplink is not open"},
-		{fmt.Errorf("start: %w", Unready("no leader is known")), "no leader"},
+		{UnreadyError("the uplink is not open yet"), "uplink is not open"},
+		{fmt.Errorf("start: %w", UnreadyError("no leader is known")), "no leader"},
 		{fmt.Errorf("%w: %s", raftstore.ErrStorage, secret), "storage failed"},
 		{fmt.Errorf("%w: %w: %s", raftstore.ErrClosed, raftstore.ErrRemoved, secret), "removed"},
 		{fmt.Errorf("%w: %s", history.ErrIncomplete, secret), "history that it lacks"},

@@ -19,7 +19,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
-	denied   *prometheus.CounterVec
+	refusals *prometheus.CounterVec
 	log      *slog.Logger
 }
 
@@ -35,12 +35,12 @@ func newMetrics(others []prometheus.Collector, streams *places, log *slog.Logger
 			Name: "holdfast_api_request_seconds", Help: "Time from a request's head to the end of its answer, but for streams.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 60},
 		}, []string{"operation"}),
-		denied: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "holdfast_api_denied_total", Help: "Requests of known operators that were not permitted, by reason.",
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "holdfast_api_refusals_total", Help: "Failed authentications, and requests of operators that were not permitted, by reason.",
 		}, []string{"reason"}),
 		log: log,
 	}
-	m.add(m.requests, m.seconds, m.denied, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.add(m.requests, m.seconds, m.refusals, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.watch("holdfast_api_streams", "Streams of events and of the audit trail that are open.", streams)
 	m.add(others...)
 	return m

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
 	"github.com/holdfast-edge/holdfast/core/history"
@@ -41,12 +42,15 @@ func (s *server) removeNode(ctx context.Context, c *call, in *removeNodeInput) (
 	if err := ident.CheckName("core node", in.Name); err != nil {
 		return nil, invalid("path.name", "%v", err)
 	}
-	if err := s.Cluster.Remove(ctx, c.actor(), in.Name); err != nil {
-		return nil, err
-	}
 	member := false
 	if f := c.view.Fleet(); f != nil {
 		_, member = f.Node(in.Name)
+	}
+	if !member && c.once == nil { // with a key it may be a repetition, of which the registry knows
+		return nil, fmt.Errorf("core node %s: %w", in.Name, registry.ErrNotFound)
+	}
+	if err := s.Cluster.Remove(ctx, c.actor(), in.Name); err != nil {
+		return nil, err
 	}
 	c.replayed(!member)
 	return s.clusterReply(ctx), nil
@@ -87,11 +91,11 @@ func (s *server) healthz(context.Context, *call, *struct{}) (*reply[v1.Health], 
 	return answer(v1.Health{Status: "ok"}), nil
 }
 
-// Unready is an error of Config.Ready whose text may be shown to everybody: it names no secret, path or address.
-type Unready string
+// UnreadyError is an error of Config.Ready whose text may be shown to everybody: it names no secret, path or address.
+type UnreadyError string
 
 // Error implements error.
-func (u Unready) Error() string { return string(u) }
+func (u UnreadyError) Error() string { return string(u) }
 
 func (s *server) readyz(ctx context.Context, _ *call, _ *struct{}) (*reply[v1.Health], error) {
 	if err := s.Ready(); err != nil {
@@ -107,7 +111,7 @@ func (s *server) readyz(ctx context.Context, _ *call, _ *struct{}) (*reply[v1.He
 
 // unready says why a node cannot serve, as far as everybody may know; empty: that is not known to be harmless.
 func unready(err error) string {
-	if u, ok := errors.AsType[Unready](err); ok {
+	if u, ok := errors.AsType[UnreadyError](err); ok {
 		return clip(string(u))
 	}
 	for _, known := range []struct {

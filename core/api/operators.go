@@ -44,9 +44,11 @@ type listOperatorsInput struct {
 }
 
 func (s *server) listOperators(ctx context.Context, c *call, in *listOperatorsInput) (*reply[v1.List[v1.Operator]], error) {
-	return namedPage(ctx, in.Paging, listOf("operators"), c.view.Operators, everything,
-		func(o *registry.Operator) string { return o.ID },
-		func(o *registry.Operator) v1.Operator { return operatorRecord(o, c.now) })
+	return listing[registry.Operator, v1.Operator]{
+		visit: c.view.Operators,
+		name:  func(o *registry.Operator) string { return o.ID },
+		show:  func(o *registry.Operator) v1.Operator { return operatorRecord(o, c.now) },
+	}.page(ctx, in.Paging, listOf("operators"))
 }
 
 // OperatorPath is the part of a path that names an operator.

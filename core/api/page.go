@@ -37,27 +37,32 @@ func gather[T any](ctx context.Context, limit int, visit func(func(*T) bool), ke
 	return out, more, err
 }
 
-// everything keeps all records.
-func everything[T any](*T) bool { return true }
+// A listing is the records of a list, in order of their names, as an operator sees them.
+type listing[T, J any] struct {
+	visit func(func(*T) bool)
+	keep  func(*T) bool // nil: all
+	name  func(*T) string
+	show  func(*T) J
+}
 
-// namedPage is one page of those records that keep wants. They are listed in order of their names, which is what visit does.
-func namedPage[T, J any](
-	ctx context.Context, p Paging, l list, visit func(func(*T) bool), keep func(*T) bool, name func(*T) string, show func(*T) J,
-) (*reply[v1.List[J]], error) {
+// page is one page of the list.
+func (ls listing[T, J]) page(ctx context.Context, p Paging, l list) (*reply[v1.List[J]], error) {
 	after, err := l.position(p.Cursor)
 	if err != nil {
 		return nil, err
 	}
-	recs, more, err := gather(ctx, p.Limit, visit, func(r *T) bool { return (after == nil || name(r) > string(after)) && keep(r) })
+	recs, more, err := gather(ctx, p.Limit, ls.visit, func(r *T) bool {
+		return (after == nil || ls.name(r) > string(after)) && (ls.keep == nil || ls.keep(r))
+	})
 	if err != nil {
 		return nil, err
 	}
 	out := v1.List[J]{Items: make([]J, len(recs))}
 	for i, r := range recs {
-		out.Items[i] = show(r)
+		out.Items[i] = ls.show(r)
 	}
 	if more {
-		out.NextCursor = l.cursor([]byte(name(recs[len(recs)-1])))
+		out.NextCursor = l.cursor([]byte(ls.name(recs[len(recs)-1])))
 	}
 	return answer(out), nil
 }

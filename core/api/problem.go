@@ -88,19 +88,15 @@ func (s *server) problem(ctx context.Context, t *ticket, rt *route, err error) e
 	if p := unavailable(err); p != nil {
 		return p
 	}
-	id := ""
+	id, request := "", ""
 	if rt != nil {
 		id = rt.OperationID
 	}
-	s.Log.ErrorContext(ctx, "request not answered", "operation", id, "request", s.requestID(t), "err", err)
-	return internal()
-}
-
-func (s *server) requestID(t *ticket) string {
-	if t == nil {
-		return ""
+	if t != nil {
+		request = t.id
 	}
-	return t.id
+	s.Log.ErrorContext(ctx, "request not answered", "operation", id, "request", request, "err", err)
+	return internal()
 }
 
 // refused is the problem of what cannot be done however often it is asked for, or nil.
@@ -166,8 +162,13 @@ func (s *server) countDenial(t *ticket, rt *route, err error) {
 	if rt != nil {
 		action = rt.OperationID
 	}
-	s.Tally.Note(action, "operator:"+t.who.ID, t.source, reason)
-	s.metrics.denied.WithLabelValues(reason).Inc()
+	s.refuse(action, "operator:"+t.who.ID, t.source, reason)
+}
+
+// refuse counts a refusal, for the audit trail and the metrics. It is not logged: whoever sends much would write our log.
+func (s *server) refuse(action, actor, source, reason string) {
+	s.Tally.Note(action, actor, source, reason)
+	s.metrics.refusals.WithLabelValues(reason).Inc()
 }
 
 func notLeader(err error) error {

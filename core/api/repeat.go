@@ -98,10 +98,11 @@ func (c *call) tag(revision uint64) {
 	}
 }
 
-// matches refuses a change that is none, of a record that is not the one that If-Match names. Other changes are refused by
-// the registry.
+// matches refuses what is asked about a record that is not the one that If-Match names. The registry has the last word, but
+// what it would refuse anyway need not cost an entry of the log. Of a request with an idempotency key it is asked in any case:
+// the record may have been changed by that request's own first time.
 func (c *call) matches(revision uint64) error {
-	if c.revision != 0 && c.revision != revision {
+	if c.revision != 0 && c.revision != revision && c.once == nil {
 		return registry.ErrRevision
 	}
 	return nil

@@ -278,4 +278,10 @@ func TestRepetitionOnACondition(t *testing.T) {
 			t.Errorf("time %d: %d %s", i, w.Code, w.Body)
 		}
 	}
+	for _, body := range []string{`{"heartbeat_interval":"6s"}`, `{}`} { // the first is left to the registry
+		r := request("PATCH", target, body)
+		r.Header.Set("If-Match", tag)
+		r.Header.Set(keyHeader, "another")
+		problem(t, c.do(r), http.StatusPreconditionFailed)
+	}
 }

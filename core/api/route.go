@@ -143,7 +143,7 @@ func (s *server) admit(ctx context.Context, t *ticket, rt *route, in any) (*call
 	if t == nil || t.who == nil { // it came past the gate
 		return nil, registry.ErrUnauthenticated
 	}
-	if read, ok := in.(interface{ local() bool }); !rt.local && !(ok && read.local()) {
+	if !rt.local && !localRead(in) {
 		if err := s.barrier(ctx); err != nil {
 			return nil, err
 		}
@@ -157,6 +157,12 @@ func (s *server) admit(ctx context.Context, t *ticket, rt *route, in any) (*call
 	s.Tally.Used(who.ID, t.source)
 	t.who = who
 	return &call{ticket: t, view: v, now: now}, nil
+}
+
+// localRead tells whether the query of a request says that this node's own knowledge will do.
+func localRead(in any) bool {
+	read, ok := in.(interface{ local() bool })
+	return ok && read.local()
 }
 
 // barrier waits for the newest state. Its time is bounded even where the request's is not.

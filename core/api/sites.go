@@ -54,10 +54,12 @@ func (s *server) listSites(ctx context.Context, c *call, in *listSitesInput) (*r
 	if err != nil {
 		return nil, err
 	}
-	return namedPage(ctx, in.Paging, listOf("sites"), v.Sites,
-		func(r *registry.Site) bool { return c.sees(r.Name) },
-		func(r *registry.Site) string { return r.Name },
-		func(r *registry.Site) v1.Site { return siteRecord(v, r, t) })
+	return listing[registry.Site, v1.Site]{
+		visit: v.Sites,
+		keep:  func(r *registry.Site) bool { return c.sees(r.Name) },
+		name:  func(r *registry.Site) string { return r.Name },
+		show:  func(r *registry.Site) v1.Site { return siteRecord(v, r, t) },
+	}.page(ctx, in.Paging, listOf("sites"))
 }
 
 // SitePath is the part of a path that names a site.
@@ -110,6 +112,11 @@ func (s *server) setSite(ctx context.Context, c *call, in *setSiteInput) (*reply
 			return nil, err
 		}
 	}
+	if old, ok := c.view.Site(in.Name); ok {
+		if err := c.matches(old.Revision); err != nil {
+			return nil, err
+		}
+	}
 	r, err := propose[*registry.Site](ctx, s, c, cmd)
 	if err != nil {
 		return nil, err
@@ -129,12 +136,14 @@ func (s *server) listGateways(ctx context.Context, c *call, in *listGatewaysInpu
 		return nil, err
 	}
 	now := time.Now()
-	keep := func(g *registry.Gateway) bool { return c.sees(g.Site) }
-	return namedPage(ctx, in.Paging, listOf("gateways"), v.Gateways, keep, (*registry.Gateway).ID, func(g *registry.Gateway) v1.Gateway {
+	show := func(g *registry.Gateway) v1.Gateway {
 		heard, connected := s.Tracker.LastHeard(g.ID(), now)
 		return v1.Gateway{
 			Site: g.Site, Name: g.Name, Listen: g.Listen, Connected: connected, LastHeardAt: stamp(heard),
 			Devices: t.through[g.ID()], EnrolledAt: at(g.EnrolledMS), Keys: keys(g.Keys),
 		}
-	})
+	}
+	return listing[registry.Gateway, v1.Gateway]{
+		visit: v.Gateways, keep: func(g *registry.Gateway) bool { return c.sees(g.Site) }, name: (*registry.Gateway).ID, show: show,
+	}.page(ctx, in.Paging, listOf("gateways"))
 }

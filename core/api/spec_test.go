@@ -43,6 +43,7 @@ type operation struct {
 	Responses map[string]struct {
 		Description string                     `json:"description"`
 		Content     map[string]json.RawMessage `json:"content"`
+		Headers     map[string]json.RawMessage `json:"headers"`
 	} `json:"responses"`
 }
 
@@ -147,6 +148,39 @@ func checkResponses(t *testing.T, name string, o *operation) {
 	}
 	if good != 1 || len(o.Responses) < 2 {
 		t.Errorf("%s: responses %v", name, o.Responses)
+	}
+}
+
+// The headers that decide something are in the document, where they are and nowhere else.
+func TestOpenAPIHeaders(t *testing.T) {
+	c := newCore(t)
+	d, _ := openapi(t, c)
+	for path, ops := range d.Paths {
+		for method, o := range ops {
+			name := strings.ToUpper(method) + " " + path
+			changes, tagged := method != "get", c.server.table[name].tagged
+			takes := make(map[string]bool)
+			for _, p := range o.Parameters {
+				takes[p.Name] = p.In == "header"
+			}
+			if takes["Idempotency-Key"] != changes || takes["If-Match"] != (changes && tagged) {
+				t.Errorf("%s: takes %v", name, takes)
+			}
+			for status, r := range o.Responses {
+				has := func(h string) bool { _, ok := r.Headers[h]; return ok }
+				good := status[0] == '2'
+				if has("ETag") != (good && tagged) || has("Idempotency-Replayed") != (good && changes) || has("Retry-After") != (status == "429" || status == "503") ||
+					has("WWW-Authenticate") != (status == "401") || !has("X-Request-Id") {
+					t.Errorf("%s: %s has the headers %v", name, status, r.Headers)
+				}
+			}
+			public := o.Security != nil && len(*o.Security) == 0
+			for status, want := range map[string]bool{"401": !public, "403": !public, "429": !public, "409": changes, "412": changes && tagged, "504": changes} {
+				if _, ok := o.Responses[status]; ok != want {
+					t.Errorf("%s: answers %s: %v", name, status, ok)
+				}
+			}
+		}
 	}
 }
 

@@ -309,6 +309,80 @@ func (c *core) refusesStream(t *testing.T, bearer string) {
 	}
 }
 
+// Each operator hears of what it sees, and of nothing else.
+func TestEventsAreFiltered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCore(t)
+		s := serve(t, c.handler)
+		first := c.View().Index()
+		limited, plain := c.operator("op-2", registry.RoleAdmin, "plant-7"), c.operator("op-3", registry.RoleViewer)
+		c.join("core-2")                       // a core token, and a node
+		c.enroll(c.token("device", "plant-7")) // two events
+		c.token("gateway", "plant-8")
+		c.commit(setSite("plant-8"))
+		c.commit(setSite("plant-7"))
+		for bearer, want := range map[string]string{
+			adminToken: "operator.created operator.created token.created node.joined token.created device.enrolled token.created site.changed site.changed",
+			plain:      "node.joined token.created device.enrolled token.created site.changed site.changed",
+			limited:    "token.created device.enrolled site.changed",
+		} {
+			r := s.subscribeAs(t, bearer, fmt.Sprintf("?after=%d", first), "")
+			var got []string
+			for range len(strings.Fields(want)) {
+				m, _ := r.next()
+				got = append(got, m.event)
+				if bearer == limited && m.data.Site != "plant-7" {
+					t.Errorf("the operator of plant-7 heard %+v", m)
+				}
+			}
+			if m, _ := r.next(); strings.Join(got, " ") != want || m.comment != "keep-alive" {
+				t.Errorf("got %q and %+v, want %q", got, m, want)
+			}
+		}
+	})
+}
+
+// A stream ends with its operator's token: at once when it is revoked, to the moment when it expires.
+func TestEventsEndWithTheToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCore(t)
+		begin := time.Now()
+		c.server.Wall = func() time.Time { return start.Add(time.Since(begin)) }
+		c.commit(&command.CreateOperator{By: byAdmin, Operator: command.Operator{
+			ID: "op-2", Hash: hashOf("hfo1_late"), Role: "viewer", ExpiresMS: start.Add(40 * time.Second).UnixMilli(),
+		}})
+		gone := c.operator("op-3", registry.RoleViewer, "plant-7")
+		s := serve(t, c.handler)
+		expiring, revoked, kept := s.subscribeAs(t, "hfo1_late", "", ""), s.subscribeAs(t, gone, "", ""), s.subscribe(t, "", "")
+		ended := func(r *reader, silences int, when time.Duration) {
+			t.Helper()
+			for range silences {
+				if m, _ := r.next(); m.comment != "keep-alive" {
+					t.Errorf("got %+v", m)
+				}
+			}
+			m, ok := r.next()
+			var p v1.Problem
+			if err := json.Unmarshal([]byte(m.comment), &p); err != nil || !ok || m.event != "error" || p.Type != v1.ProblemUnauthorized || p.Status != 401 {
+				t.Errorf("the last word is %+v, %v", m, err)
+			}
+			if got := time.Since(begin); got != when {
+				t.Errorf("ended after %v, want %v", got, when)
+			}
+			if m, ok := r.next(); ok {
+				t.Errorf("after the end: %+v", m)
+			}
+		}
+		c.commit(&command.RevokeOperator{By: byAdmin, ID: "op-3"})
+		if m, ok := kept.next(); !ok || m.event != "operator.revoked" {
+			t.Errorf("the administrator's stream: %+v, %v", m, ok)
+		}
+		ended(revoked, 0, 0)
+		kept.cancel() // nobody reads it while the other is waited for
+		ended(expiring, 2, 40*time.Second)
+	})
+}
+
 // HEAD tells the headers and opens no stream.
 func TestEventsHead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -29,10 +29,12 @@ type listTokensInput struct {
 
 func (s *server) listTokens(ctx context.Context, c *call, in *listTokensInput) (*reply[v1.List[v1.Token]], error) {
 	now := s.Wall()
-	return namedPage(ctx, in.Paging, listOf("tokens"), c.view.Tokens,
-		func(t *registry.Token) bool { return c.maySee(seeToken(t)) },
-		func(t *registry.Token) string { return t.ID.String() },
-		func(t *registry.Token) v1.Token { return token(t, now) })
+	return listing[registry.Token, v1.Token]{
+		visit: c.view.Tokens,
+		keep:  func(t *registry.Token) bool { return c.maySee(seeToken(t)) },
+		name:  func(t *registry.Token) string { return t.ID.String() },
+		show:  func(t *registry.Token) v1.Token { return token(t, now) },
+	}.page(ctx, in.Paging, listOf("tokens"))
 }
 
 // TokenPath is the part of a path that names a token.
