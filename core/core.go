@@ -187,7 +187,7 @@ func New(ctx context.Context, c Config) (_ *Core, err error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	n, err := open(c, nil)
+	n, err := open(c, nil) //nolint:contextcheck // opening the history is not given up half way
 	if err != nil {
 		return nil, err
 	}

@@ -116,7 +116,7 @@ func fleetOf(cmd *command.Init) *registry.Fleet {
 func (c *Config) commitInit(ctx context.Context, cmd *command.Init) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, initTime)
 	defer cancel()
-	n, err := open(*c, func(rc raftstore.Config, _ raftstore.StateMachine) error { return raftstore.Bootstrap(rc) })
+	n, err := open(*c, func(rc raftstore.Config, _ raftstore.StateMachine) error { return raftstore.Bootstrap(rc) }) //nolint:contextcheck // opening the history is not given up half way
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func (p *peers) handle(_ context.Context, from string, method uint8, body []byte
 		if err := wire.Unmarshal(body, &m); err != nil {
 			return nil, err
 		}
-		chunk, _, err := p.history.Export(m.After, m.AfterN, m.Upto, historyChunk)
+		chunk, _, err := p.history.Export(m.After, m.AfterN, m.Upto, historyChunk) //nolint:contextcheck // one chunk is read at once
 		return chunk, err
 	case methodState:
 		r := p.raft.Load()
@@ -203,7 +203,7 @@ func (p *peers) catchUp(ctx context.Context) error {
 // fill asks one node after the other for what is missing.
 func (p *peers) fill(ctx context.Context, upto uint64) error {
 	nodes := p.others()
-	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] })
+	rand.Shuffle(len(nodes), func(i, j int) { nodes[i], nodes[j] = nodes[j], nodes[i] }) //nolint:gosec // G404: spreads the work
 	for _, node := range nodes {
 		done, err := p.fillFrom(ctx, node)
 		switch {
@@ -240,7 +240,7 @@ func (p *peers) fillFrom(ctx context.Context, node string) (done bool, err error
 		if err != nil {
 			return false, fmt.Errorf("%w: %w", errAsk, err)
 		}
-		if done, err := p.history.Fill(chunk); done || err != nil {
+		if done, err := p.history.Fill(chunk); done || err != nil { //nolint:contextcheck // a chunk is taken as a whole
 			return done, err
 		}
 	}

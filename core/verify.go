@@ -34,7 +34,7 @@ func Verify(ctx context.Context, dir string) (_ Verified, err error) {
 		return Verified{}, err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	h, err := history.Open(filepath.Join(dir, historyDir), history.Options{Logger: slog.New(slog.DiscardHandler)})
+	h, err := history.Open(filepath.Join(dir, historyDir), history.Options{Logger: slog.New(slog.DiscardHandler)}) //nolint:contextcheck // opening the history is not given up half way
 	if err != nil {
 		return Verified{}, err
 	}

@@ -40,6 +40,44 @@ func Recover(cfg Config, sm StateMachine) (err error) {
 	return recoverAlone(&cfg, log, sm)
 }
 
+// Inspect brings sm to the state that Recover would go on with, and changes nothing: the caller can look whether it should.
+// sm is used up. It works while no store is open on the directory; the error is one of Recover's.
+func Inspect(cfg Config, sm StateMachine) (err error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validateIdentity(); err != nil {
+		return err
+	}
+	used, err := HasState(cfg.Dir)
+	if err != nil {
+		return err
+	}
+	if !used {
+		return fmt.Errorf("%w: %s", ErrEmpty, cfg.Dir)
+	}
+	log, err := openLog(filepath.Join(cfg.Dir, logFile))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, log.Close()) }()
+	var fatal error
+	a := &applier{sm: sm, wait: newWaiters(), fail: func(err error) { fatal = errors.Join(fatal, err) }}
+	if _, err := restoreDisk(&cfg, log, a); err != nil {
+		return err
+	}
+	last, err := log.LastIndex()
+	if err != nil {
+		return err
+	}
+	var row raft.Log
+	for index := a.applied.load() + 1; index <= last && fatal == nil; index++ {
+		if err := log.read(index, &row); err != nil {
+			return err
+		}
+		a.Apply(&row)
+	}
+	return fatal
+}
+
 func recoverAlone(cfg *Config, log *sealedLog, sm StateMachine) error {
 	var fatal error
 	a := &applier{sm: sm, wait: newWaiters(), fail: func(err error) { fatal = errors.Join(fatal, err) }}

@@ -35,10 +35,11 @@ func (s *server) count(ctx context.Context, v registry.View) (*census, error) {
 	return t, err
 }
 
-// siteRecord is a record as the API writes it.
+// siteRecord is a record as the API writes it. The record need not be the view's: the answer to a change shows what the change
+// made, which goes with its ETag, and not what others have made of it since.
 func siteRecord(v registry.View, r *registry.Site, t *census) v1.Site {
 	return v1.Site{
-		Name: r.Name, HeartbeatIntervalS: v.SiteInterval(r.Name).Seconds(), Devices: t.devices[r.Name], Online: t.online[r.Name],
+		Name: r.Name, HeartbeatIntervalS: v.IntervalOf(r).Seconds(), Devices: t.devices[r.Name], Online: t.online[r.Name],
 		Gateways: t.gateways[r.Name], UnreachableSince: atOrNull(r.UnreachableMS), CreatedAt: at(r.CreatedMS),
 	}
 }

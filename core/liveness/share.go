@@ -66,11 +66,11 @@ func (t *Tracker) Export(now time.Time) []GatewayState {
 	return out
 }
 
-func ago(now, at time.Time) uint64 { return uint64(max(0, now.Sub(at).Milliseconds())) } //nolint:gosec // G115: not negative
+func ago(now, at time.Time) uint64 { return uint64(max(0, now.Sub(at).Milliseconds())) }
 
 // since is the time so many milliseconds ago, as far as a clock can go back.
 func since(now time.Time, ms uint64) time.Time {
-	return now.Add(-time.Duration(min(ms, uint64(maxAge/time.Millisecond))) * time.Millisecond) //nolint:gosec // G115: bounded
+	return now.Add(-time.Duration(min(ms, uint64(maxAge/time.Millisecond))) * time.Millisecond)
 }
 
 // maxAge bounds the ages that a node believes: all that is older is equally over.

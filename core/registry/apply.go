@@ -51,7 +51,7 @@ func (s *State) Apply(index uint64, now time.Time, cmds [][]byte) (Effects, erro
 	}
 	h := &s.view.history
 	for i, r := range a.out.Records {
-		h.Head = chain.Next(h.Head, index, uint32(i), a.ms, uint8(r.Kind), r.Stream, r.Data) //nolint:gosec // G115: an index
+		h.Head = chain.Next(h.Head, index, uint32(i), a.ms, uint8(r.Kind), r.Stream, r.Data)
 		h.Count++
 	}
 	return a.out, nil

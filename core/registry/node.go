@@ -112,7 +112,7 @@ func (a *applier) recover(c *command.Recover) any {
 	a.event(EventNodeRecovered, Subject{Node: c.Node.Name}, map[string]string{"cluster_epoch": u64(f.ClusterEpoch)})
 	detail := map[string]string{"cluster_epoch": u64(f.ClusterEpoch)}
 	for i, n := range c.Lost {
-		detail["lost."+u64(uint64(i))] = n //nolint:gosec // G115: an index
+		detail["lost."+u64(uint64(i))] = n
 	}
 	a.audit(AuditRecord{Actor: "recovery", Action: "core.recover", Target: c.Node.Name, Detail: detail})
 	return nil

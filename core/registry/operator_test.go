@@ -116,7 +116,9 @@ func TestOperatorsLifecycle(t *testing.T) {
 	at := l.now.Add(time.Second).UnixMilli()
 	l.now = l.now.Add(time.Minute)
 	l.ok(&command.OperatorsUsed{Items: []command.OperatorUse{
-		{ID: "o2", AtMS: at, Source: "10.0.0.9"}, {ID: "o2", AtMS: at - 1, Source: "10.0.0.1"}, {ID: "nobody", AtMS: at},
+		{ID: "o2", AtMS: at, Source: "10.0.0.9"},
+		{ID: "o2", AtMS: at - 1, Source: "10.0.0.1"},
+		{ID: "nobody", AtMS: at},
 		{ID: "o1", AtMS: l.now.UnixMilli() + 1e6},
 	}})
 	v := l.state.View()

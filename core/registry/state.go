@@ -174,7 +174,7 @@ func (v View) History() Mark { return v.history }
 func (v View) Hash() [32]byte {
 	h := sha256.New()
 	var b [8]byte
-	for _, n := range []uint64{v.index, uint64(v.time.UnixMilli()), v.audit.Count, v.history.Count} { //nolint:gosec // G115: bits, not a number
+	for _, n := range []uint64{v.index, uint64(v.time.UnixMilli()), v.audit.Count, v.history.Count} {
 		binary.BigEndian.PutUint64(b[:], n)
 		h.Write(b[:])
 	}
@@ -200,7 +200,14 @@ func (v View) Interval(d *Device) time.Duration {
 
 // SiteInterval is the heartbeat interval of a site's devices that have none of their own.
 func (v View) SiteInterval(site string) time.Duration {
-	if s, ok := v.sites.get(site); ok && s.IntervalMS != 0 {
+	s, _ := v.sites.get(site)
+	return v.IntervalOf(s)
+}
+
+// IntervalOf is the heartbeat interval that a site's record says, or the fleet's when it says none. s may be of another view,
+// or nil.
+func (v View) IntervalOf(s *Site) time.Duration {
+	if s != nil && s.IntervalMS != 0 {
 		return time.Duration(s.IntervalMS) * time.Millisecond
 	}
 	if v.fleet == nil {

@@ -20,7 +20,7 @@ func pair(t *testing.T, n *Net) (client, server net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close() //nolint:errcheck // it cannot fail
+	defer ln.Close()
 	got := make(chan net.Conn, 1)
 	go func() {
 		c, err := ln.Accept()
@@ -44,7 +44,7 @@ func TestStreamsCarryWhatIsSent(t *testing.T) {
 			if _, err := io.WriteString(client, text); err != nil {
 				t.Error(err)
 			}
-			client.Close() //nolint:errcheck // it cannot fail
+			client.Close()
 		}()
 		begun := time.Now()
 		got, err := io.ReadAll(server)
@@ -54,7 +54,7 @@ func TestStreamsCarryWhatIsSent(t *testing.T) {
 		if time.Since(begun) < 20*time.Millisecond {
 			t.Error("it arrived before the latency was over")
 		}
-		server.Close() //nolint:errcheck // it cannot fail
+		server.Close()
 		if _, err := server.Write([]byte("x")); err == nil {
 			t.Error("wrote to a closed stream")
 		}
@@ -90,7 +90,7 @@ func TestCutHoldsStreams(t *testing.T) {
 		if k, err := server.Read(buf); err != nil || string(buf[:k]) != "up" {
 			t.Errorf("after the cut: %q, %v", buf[:k], err)
 		}
-		client.Close() //nolint:errcheck // it cannot fail
+		client.Close()
 		if _, err := server.Read(buf); !errors.Is(err, io.EOF) {
 			t.Errorf("after the end: %v", err)
 		}
