@@ -208,8 +208,9 @@ func New(ctx context.Context, c Config) (_ *Core, err error) {
 	core.api = api.New(api.Config{
 		Registry: n.store, History: n.store.history, Tracker: core.tracker, Events: n.hub, Pin: n.trust.Pin(), Cluster: cluster{core},
 		Tally: core.tally, Derive: core.keys.Derive, Metrics: []prometheus.Collector{metrics{core}},
-		Sign:  func(h *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(h, core.keys.Authority()) },
-		Ready: core.ready, Version: c.Version, Wall: c.Wall, Log: c.Log,
+		Authority: core.keys.AuthorityCert(),
+		Sign:      func(h *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(h, core.keys.Authority()) },
+		Ready:     core.ready, Version: c.Version, Wall: c.Wall, Log: c.Log,
 	})
 	return core, core.openPorts()
 }

@@ -69,6 +69,8 @@ type Config struct {
 
 	// Sign seals a head of the audit trail with the fleet's authority.
 	Sign func(*seal.AuditHead) ([]byte, error)
+	// Authority is the certificate of the key that Sign uses, as DER.
+	Authority []byte
 	// Derive is a keyed one-way function that all nodes of the core share. Secrets that are made under an idempotency key
 	// come from it, so that whichever node is asked again shows the same secret and none is kept.
 	Derive func(label string, data []byte) [32]byte

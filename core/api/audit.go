@@ -146,6 +146,7 @@ func (s *server) auditHead(_ context.Context, c *call, _ *auditHeadInput) (*repl
 	}
 	return answer(v1.AuditHead{
 		Seq: m.Count, Hash: hex.EncodeToString(m.Head[:]), Time: at(c.view.Time().UnixMilli()), Sealed: base64.StdEncoding.EncodeToString(sealed),
+		Authority: base64.StdEncoding.EncodeToString(s.Authority),
 	}), nil
 }
 

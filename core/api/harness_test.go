@@ -101,7 +101,8 @@ func newCoreWith(tb testing.TB, role string, most limits) *core {
 	cfg := Config{
 		Registry: c, History: h, Tracker: c.tracker, Events: c.hub, Cluster: &nodes{core: c}, Tally: c.book, Pin: ident.KeyID{7}, Version: "1.2.3",
 		Wall: c.wall, Log: log, Derive: c.derive,
-		Sign: func(head *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(head, authority) },
+		Authority: []byte("authority"),
+		Sign:      func(head *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(head, authority) },
 		Ready: func() error {
 			if c.panics {
 				panic("ready")

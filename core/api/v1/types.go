@@ -290,6 +290,8 @@ type AuditHead struct {
 	Hash   string    `json:"hash" doc:"hex"`
 	Time   time.Time `json:"time" doc:"log time of the newest entry"`
 	Sealed string    `json:"sealed" doc:"base64 of the head as signed by the fleet's authority"`
+
+	Authority string `json:"authority" doc:"base64 of the authority's certificate (DER), which the fleet's root has signed"`
 }
 
 // Whoami is who the bearer token speaks for.

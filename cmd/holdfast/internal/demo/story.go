@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -179,13 +180,21 @@ func (d *demo) killAll(ctx context.Context) error {
 	return d.allOnline(ctx, again)
 }
 
-// audit verifies the audit trail.
+// audit verifies the audit trail, against its own chain, the signed head, and the heads that the gateway kept.
 func (d *demo) audit(ctx context.Context) error {
 	d.say("the audit trail, verified from its first record:")
 	if err := d.show(ctx, "audit", "tail", "-n", "8"); err != nil {
 		return err
 	}
-	return d.show(ctx, "audit", "verify")
+	heads, err := d.Run(ctx, "holdfast-gateway", "witness", "--data-dir", d.Path("gw-a"))
+	if err != nil {
+		return err
+	}
+	witness := d.Path("witness.jsonl")
+	if err := os.WriteFile(witness, heads, 0o600); err != nil {
+		return err
+	}
+	return d.show(ctx, "audit", "verify", "--witness", witness)
 }
 
 func (d *demo) history(ctx context.Context) error {
