@@ -16,7 +16,7 @@ import (
 	"github.com/holdfast-edge/holdfast/wire"
 )
 
-// What core nodes ask of one another, beside what their stores do. docs/raft-log.md has the table.
+// What core nodes ask of one another, beside what their stores do. docs/core-state.md has the table.
 const (
 	methodPresence = raftstore.FirstMethod + iota // sharedPresence; answered with nothing
 	methodHistory                                 // historyRequest; answered with a chunk of the history

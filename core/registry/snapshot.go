@@ -12,7 +12,7 @@ import (
 )
 
 // A snapshot is a sequence of records, each a kind (1 byte), a length (4 bytes, big endian) and CBOR. It starts with a
-// header and ends with an end record that counts the others. docs/raft-log.md has the table.
+// header and ends with an end record that counts the others. docs/core-state.md has the table.
 const (
 	snapHeader   = 1
 	snapFleet    = 2
