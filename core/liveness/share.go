@@ -77,7 +77,7 @@ func since(now time.Time, ms uint64) time.Time {
 const maxAge = 365 * 24 * time.Hour
 
 // Import takes what another core node tells of a gateway that is connected to it. Of two nodes that tell of one gateway, the
-// one with the newer session is right, unless that has fallen silent. limit bounds how far ahead of this node's clock a
+// one with the newer session is right, unless that has ended or fallen silent. limit bounds how far ahead of this node's clock a
 // heartbeat may be.
 func (t *Tracker) Import(node string, s *GatewayState, now, limit time.Time) {
 	t.mu.Lock()
@@ -89,7 +89,7 @@ func (t *Tracker) Import(node string, s *GatewayState, now, limit time.Time) {
 		if g.node == "" {
 			return // it is connected here: nobody knows better
 		}
-	case ok && t.fresh(g, now) && !opened.After(g.opened):
+	case ok && t.stands(g, opened, heard, now):
 		return
 	default:
 		g = &gateway{session: s.Session, node: node, heard: heard, opened: opened}
@@ -105,6 +105,23 @@ func (t *Tracker) Import(node string, s *GatewayState, now, limit time.Time) {
 		t.importDevice(s.Name, &s.Devices[i], now, limit)
 	}
 }
+
+// stands tells whether a session stands against another one that a node tells of. Their times came over the network as ages:
+// of two sessions that began close to one another, as when a gateway tried two nodes, they do not tell the newer one. The one
+// that goes on is then the one that is heard, and one that is connected here is not given up for a guess.
+func (t *Tracker) stands(g *gateway, opened, heard, now time.Time) bool {
+	switch {
+	case g.closed || !t.fresh(g, now):
+		return false
+	case g.node == "":
+		return !opened.After(g.opened.Add(peerSlack))
+	default:
+		return !opened.After(g.opened) && !heard.After(g.heard.Add(t.period))
+	}
+}
+
+// peerSlack is how wrong an age may be that another node told: the time that a call takes, at the most.
+const peerSlack = 3 * time.Second
 
 func (t *Tracker) importDevice(gw string, s *DeviceState, now, limit time.Time) {
 	attached := since(now, s.AttachedMS)

@@ -123,3 +123,33 @@ func TestImportIsBounded(t *testing.T) {
 		t.Errorf("%d devices in %d parts", n, len(states))
 	}
 }
+
+// TestSessionIsNotGivenUpForADeadOne: a gateway tried one node and stayed with another. What the first tells of its session,
+// with an age that a slow call made look younger, must not make the second deaf to the session that goes on.
+func TestSessionIsNotGivenUpForADeadOne(t *testing.T) {
+	t.Parallel()
+	const period = time.Second
+	now := time.Now()
+	live := New(period)
+	live.Opened("plant/gw", 3, now)
+	live.Import("core-2", &GatewayState{Name: "plant/gw", Session: 2}, now.Add(10*time.Millisecond), now.Add(time.Minute))
+	third := New(period)
+	third.Import("core-2", &GatewayState{Name: "plant/gw", Session: 2}, now.Add(20*time.Millisecond), now.Add(time.Minute))
+	for range 20 {
+		now = now.Add(period)
+		live.Heard("plant/gw", 3, now)
+		for _, s := range live.Export(now) {
+			third.Import("core-3", &s, now.Add(5*time.Millisecond), now.Add(time.Minute))
+		}
+		for name, tr := range map[string]*Tracker{"the node that has the session": live, "a third node": third} {
+			if _, connected := tr.LastHeard("plant/gw", now.Add(period/2)); !connected {
+				t.Fatalf("%s takes the gateway for silent", name)
+			}
+		}
+	}
+	live.Closed("plant/gw", 3)
+	live.Import("core-1", &GatewayState{Name: "plant/gw", Session: 4}, now.Add(time.Millisecond), now.Add(time.Minute))
+	if len(live.Export(now.Add(time.Second))) != 0 {
+		t.Error("a session that ended is told of, although the gateway is connected elsewhere")
+	}
+}

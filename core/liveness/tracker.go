@@ -56,6 +56,7 @@ type gateway struct {
 	opened  time.Time // start of the uplink session
 	slots   map[uint32]ident.DeviceID
 	news    bool // connected here, and something of it has not been exported yet
+	closed  bool // it was connected here, and that session is over
 }
 
 type device struct {
@@ -101,6 +102,15 @@ func (t *Tracker) open(name string, g *gateway, now time.Time) {
 		if d.gateway == name {
 			d.online = false
 		}
+	}
+}
+
+// Closed notes the end of a gateway's session: nobody is told of it any more, and what another node tells counts at once.
+func (t *Tracker) Closed(gw string, session uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if g, ok := t.gateways[gw]; ok && g.session == session {
+		g.closed, g.news = true, false
 	}
 }
 

@@ -35,6 +35,7 @@ type uplink struct {
 func (u *uplink) run(ctx context.Context) {
 	defer u.sub.Close()
 	u.Tracker.Opened(u.gw, u.session, time.Now())
+	defer u.Tracker.Closed(u.gw, u.session)
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, u.ses.Close)
 	defer stop()

@@ -13,11 +13,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -56,14 +58,21 @@ func New(dir, bin string) (*Fleet, error) {
 	return f, nil
 }
 
+// Ports of a fleet's processes lie below those that Linux gives to outgoing connections (from 32768 on, unless configured
+// otherwise): a port of that kind can be taken by somebody's connection while its process is being restarted.
+const (
+	firstPort = 10000
+	ports     = 20000
+)
+
 // FreeAddr is a loopback address whose port was free, for TCP and for UDP, when it was asked for.
 func FreeAddr() (string, error) {
-	for range 20 {
-		pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	for range 100 {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+rand.IntN(ports))) //nolint:gosec // a port is no secret
+		pc, err := net.ListenPacket("udp", addr)
 		if err != nil {
-			return "", err
+			continue
 		}
-		addr := pc.LocalAddr().String()
 		ln, err := net.Listen("tcp", addr)
 		if err == nil {
 			err = ln.Close()
@@ -72,7 +81,7 @@ func FreeAddr() (string, error) {
 			return addr, nil
 		}
 	}
-	return "", errors.New("no loopback port is free for both TCP and UDP")
+	return "", fmt.Errorf("no loopback port from %d to %d was found that is free for both TCP and UDP", firstPort, firstPort+ports-1)
 }
 
 // Path is a path within the fleet's directory.
@@ -261,7 +270,7 @@ func (f *Fleet) InitCore(ctx context.Context, name string) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(f.Path(name), b, 0o600); err != nil {
+		if err := os.WriteFile(f.Path(name), b, 0o600); err != nil { //nolint:gosec // the fleet's own directory
 			return err
 		}
 	}

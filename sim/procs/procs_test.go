@@ -22,8 +22,14 @@ import (
 
 var bin string
 
-// TestMain builds the programs that the tests run.
-func TestMain(m *testing.M) { os.Exit(buildAndRun(m)) }
+// TestMain builds the programs that the tests run, or is the control program of TestPowerCutIsNoticed.
+func TestMain(m *testing.M) {
+	if os.Getenv(controlFiles) != "" {
+		fmt.Fprintln(os.Stderr, runControl(os.Stdout))
+		os.Exit(1) // it ends by nothing but an error
+	}
+	os.Exit(buildAndRun(m))
+}
 
 func buildAndRun(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "holdfast-bin-")
@@ -44,7 +50,7 @@ func buildAndRun(m *testing.M) int {
 
 const site = "plant-7"
 
-// A rig is a fleet with a running core node and a running gateway.
+// A rig is a fleet with running core nodes and, most often, a running gateway.
 type rig struct {
 	*Fleet
 	t       *testing.T
@@ -52,27 +58,66 @@ type rig struct {
 	listen  string
 	core    *Proc
 	gateway *Proc
+	api     *caller
 }
 
+// newRig is one core node and one gateway.
 func newRig(t *testing.T, interval, report time.Duration) *rig {
+	t.Helper()
+	r := prepareRig(t, report)
+	r.startCores(1)
+	r.interval(interval)
+	r.addGateway()
+	return r
+}
+
+// prepareRig is a fleet of which nothing exists yet.
+func prepareRig(t *testing.T, report time.Duration) *rig {
 	t.Helper()
 	f, err := New(t.TempDir(), bin)
 	r := &rig{Fleet: f, t: t, ctx: t.Context()}
 	r.must(err)
 	f.ReportPeriod = report
 	t.Cleanup(f.Close)
-	r.must(f.InitCore(r.ctx, "rig"))
-	r.core, err = f.StartCore(r.ctx)
+	t.Cleanup(r.explain)
+	return r
+}
+
+// explain shows, when the test failed, what every process said last.
+func (r *rig) explain() {
+	if !r.t.Failed() {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, p := range r.procs {
+		if out := p.Tail(); out != "" {
+			r.t.Logf("%s (process %d):\n%s", p.Name, p.Pid(), out)
+		}
+	}
+}
+
+// startCores makes the fleet with n core nodes.
+func (r *rig) startCores(n int) {
+	r.t.Helper()
+	r.must(r.InitCore(r.ctx, "rig"))
+	r.must(r.StartCores(r.ctx, n))
+	r.core = r.cores[0].Proc
+	var err error
+	r.api, err = r.caller()
 	r.must(err)
-	r.interval(interval)
-	token, err := f.Token(r.ctx, "gateway", "gateway", site, 1)
+	r.t.Cleanup(r.api.client.CloseIdleConnections)
+}
+
+func (r *rig) addGateway() {
+	r.t.Helper()
+	token, err := r.Token(r.ctx, "gateway", "gateway", site, 1)
 	r.must(err)
 	r.listen, err = FreeAddr()
 	r.must(err)
-	r.must(f.EnrollGateway(r.ctx, "gw-a", r.listen, token))
-	r.gateway, err = f.StartGateway("gw-a")
+	r.must(r.EnrollGateway(r.ctx, "gw-a", r.listen, token))
+	r.gateway, err = r.StartGateway("gw-a")
 	r.must(err)
-	return r
 }
 
 func (r *rig) must(err error) {
