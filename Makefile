@@ -27,8 +27,9 @@ TARGETS   := linux-amd64 linux-arm64 linux-armv7 linux-riscv64
 AGENT_MAX := 12582912  # bytes, 12 MiB: the amd64 agent; flash and links of small devices are paid by the byte
 
 PKGS          ?= ./...
-TEST_TIMEOUT  ?= 10m
+TEST_TIMEOUT  ?= 15m
 TEST_FLAGS    ?=
+RACE_SKIP     ?= /sim/procs$$
 FUZZTIME      ?= 30s
 DEMO_ARGS     ?=
 BENCH_ARGS    ?=
@@ -76,9 +77,12 @@ vet:
 test: host vet ## vet and all tests
 	$(GO) test -shuffle=on -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PKGS)
 
+# Not again the tests of real processes: the programs that they start are not built with the race detector, so it would watch
+# the tests alone. `make nightly` has them under it, too.
 .PHONY: race
-race: host ## all tests under the race detector
-	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PKGS)
+race: ## the tests under the race detector
+	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) \
+		$$($(GO) list $(PKGS) | grep -v '$(RACE_SKIP)')
 
 .PHONY: lint
 lint: ## gofmt and golangci-lint
@@ -112,7 +116,10 @@ check: ## what the continuous integration runs
 .PHONY: nightly
 nightly: ## what takes too long for every push: long fuzzing, every test many times
 	$(MAKE) build test lint
-	$(MAKE) race TEST_FLAGS=-count=10 TEST_TIMEOUT=60m
+	$(MAKE) race TEST_FLAGS=-count=10 TEST_TIMEOUT=120m
+	$(MAKE) host race PKGS=./sim/procs RACE_SKIP='^$$' TEST_TIMEOUT=60m
+	HOLDFAST_CUTS=200 $(GO) test -run '^TestPowerCut' -timeout 2h ./sim/procs
+	HOLDFAST_SEEDS=5000 $(GO) test -run '^TestLinearizable' -timeout 12h ./sim
 	for i in {1..20}; do $(MAKE) demo DEMO_ARGS=--once; done
 	$(MAKE) fuzz FUZZTIME=5m
 
