@@ -235,17 +235,9 @@ func (b *batcher) linger(number uint64) {
 	}
 }
 
-// handToRaft hands an entry to this node's raft and waits for its fate.
-func (s *Store) handToRaft(encoded []byte) outcome {
-	f := s.raft.Apply(encoded, 0)
-	fate := make(chan error, 1)
-	go func() { fate <- f.Error() }() // ends with raft's answer, which may never come when raft is ended by force
-	var err error
-	select {
-	case err = <-fate:
-	case <-s.released:
-		return unclear
-	}
+// fate waits for what becomes of an entry that raft was handed.
+func fate(f raft.ApplyFuture) outcome {
+	err := f.Error()
 	switch {
 	case err == nil:
 		return applied

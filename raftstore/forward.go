@@ -127,7 +127,7 @@ func (s *Store) hand(e *entry) outcome {
 	encoded := appendEntry(make([]byte, 0, e.encodedLen()), e)
 	leader, self := s.leadership()
 	if self {
-		return s.handToRaft(encoded)
+		return fate(s.raft.Apply(encoded, 0))
 	}
 	if leader == "" || leader == s.id {
 		return refused
@@ -167,7 +167,15 @@ func (s *Store) propose(from string, body []byte) error {
 		return s.notLeader()
 	}
 	e.timeMS = clampTime(s.batcher.wall())
-	switch s.handToRaft(appendEntry(make([]byte, 0, len(body)), &e)) {
+	f := s.raft.Apply(appendEntry(make([]byte, 0, len(body)), &e), 0)
+	known := make(chan outcome, 1)
+	go func() { known <- fate(f) }() // raft may never answer when it is ended by force, and a connection waits for this call
+	got := unclear
+	select {
+	case got = <-known:
+	case <-s.released:
+	}
+	switch got {
 	case applied:
 		return nil
 	case refused:

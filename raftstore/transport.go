@@ -47,8 +47,12 @@ const (
 // newIDTransport starts a transport on stream; Close ends both.
 func newIDTransport(cfg *Config, stream *peerStream) *idTransport {
 	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream:                  stream,
-		MaxPool:                 pooledConns,
+		Stream:  stream,
+		MaxPool: pooledConns,
+		// No pipelines. When the goroutine that takes their answers ends, on a higher term or a rejection, while the other waits
+		// to hand in the next request, neither ever goes on (raft v1.8.0, netPipeline): the follower hears heartbeats and
+		// gets no entry until the leader restarts, and the leader does not stop. TestLinearizable found it.
+		MaxRPCsInFlight:         1,
 		Timeout:                 rpcTimeout,
 		Logger:                  newRaftLogger(cfg.Logger),
 		MsgpackUseNewTimeFormat: true,

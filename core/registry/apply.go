@@ -187,7 +187,7 @@ func (a *applier) setSite(c *command.SetSite) any {
 	if c.IntervalMS != 0 {
 		s.IntervalMS = c.IntervalMS
 	}
-	s.Revision = a.index
+	s.Revision = a.revision()
 	a.view.sites.put(&s)
 	a.event(EventSiteChanged, Subject{Site: s.Name}, map[string]string{"heartbeat_interval": a.view.SiteInterval(s.Name).String(), "by": c.By.Operator})
 	return &s
@@ -200,7 +200,7 @@ func (a *applier) setTags(c *command.SetTags) any {
 		return fmt.Errorf("device %v: %w", c.Device, ErrNotFound)
 	}
 	d := *old
-	d.Revision = a.index
+	d.Revision = a.revision()
 	d.OperatorTags = make(map[string]*string, len(old.OperatorTags)+len(c.Set))
 	maps.Copy(d.OperatorTags, old.OperatorTags)
 	for _, k := range c.Remove {
@@ -228,7 +228,7 @@ func (a *applier) setInterval(c *command.SetInterval) any {
 		return fmt.Errorf("device %v: %w", c.Device, ErrNotFound)
 	}
 	d := *old
-	d.IntervalMS, d.Revision = c.IntervalMS, a.index
+	d.IntervalMS, d.Revision = c.IntervalMS, a.revision()
 	a.view.devices.put(&d)
 	a.event(EventDeviceChanged, a.subject(&d), map[string]string{"heartbeat_interval": a.view.Interval(&d).String(), "by": c.By.Operator})
 	return &d
@@ -244,7 +244,7 @@ func (a *applier) release(c *command.Release) any {
 		return fmt.Errorf("device %v is %v, not quarantined: %w", c.Device, old.State, ErrInvalid)
 	}
 	d := *old
-	d.State, d.Reason, d.Attach, d.Revision = wire.DeviceActive, "", nil, a.index
+	d.State, d.Reason, d.Attach, d.Revision = wire.DeviceActive, "", nil, a.revision()
 	a.view.devices.put(&d)
 	a.event(EventDeviceReleased, a.subject(&d), map[string]string{"by": c.By.Operator})
 	return &d

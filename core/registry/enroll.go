@@ -129,7 +129,7 @@ func (a *applier) enrollDevice(t *Token, c *command.Enroll, key ident.KeyID) (*E
 		return nil, fmt.Errorf("device %v: %w", c.Device, ErrRetry)
 	}
 	d := &Device{
-		ID: c.Device, Site: t.Site, State: wire.DeviceActive, TokenTags: t.Tags, EnrolledMS: a.ms, Revision: a.index,
+		ID: c.Device, Site: t.Site, State: wire.DeviceActive, TokenTags: t.Tags, EnrolledMS: a.ms, Revision: a.revision(),
 		Keys: []Key{{ID: key, SPKI: c.SPKI, State: KeyActive, SinceMS: a.ms, NotAfterMS: c.NotAfter}},
 	}
 	a.view.devices.put(d)

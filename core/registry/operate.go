@@ -49,7 +49,7 @@ func (a *applier) operate(c command.Operated) any {
 			return a.again(r, by.Once)
 		}
 	}
-	if err := a.revision(by, &d); err != nil {
+	if err := a.unchanged(by, &d); err != nil {
 		return err
 	}
 	res := d.do()
@@ -149,8 +149,13 @@ func tagDetail(c *command.SetTags) map[string]string {
 	return out
 }
 
-// revision refuses a change of a record that is no longer what its operator saw.
-func (a *applier) revision(by *command.Actor, d *deed) error {
+// revision is what a record that is changed now gets as its revision: the number of the audit record that the change is about
+// to make. The log index would not do, because changes that share an entry would share it, and an operator who saw the first
+// could overwrite the second unseen.
+func (a *applier) revision() uint64 { return a.view.audit.Count + 1 }
+
+// unchanged refuses a change of a record that is no longer what its operator saw.
+func (a *applier) unchanged(by *command.Actor, d *deed) error {
 	if by.Revision == 0 {
 		return nil
 	}

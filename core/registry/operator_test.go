@@ -277,6 +277,11 @@ func TestRevisions(t *testing.T) {
 	now := l.ok(set(d.Revision)).(*Device)
 	l.refused(set(d.Revision), ErrRevision)
 	l.ok(set(now.Revision))
+	// Two changes that share a log entry are two revisions.
+	eff := l.apply(set(0), &command.SetTags{Device: m.id, Set: map[string]string{"a": "b"}})
+	if a, b := eff.Results[0].(*Device).Revision, eff.Results[1].(*Device).Revision; a == b {
+		t.Errorf("two changes in one entry have the revision %d", a)
+	}
 	s := l.ok(&command.SetSite{Site: "plant-7", IntervalMS: 1000}).(*Site)
 	l.refused(&command.SetSite{By: command.Actor{Revision: s.Revision + 1}, Site: "plant-7", IntervalMS: 2000}, ErrRevision)
 	l.ok(&command.SetSite{By: command.Actor{Revision: s.Revision}, Site: "plant-7", IntervalMS: 2000})

@@ -106,7 +106,7 @@ type Device struct {
 	Presence     Presence           `cbor:"15,keyasint,omitempty"`
 	Duplicates   uint64             `cbor:"16,keyasint,omitempty"` // statements that had been committed before
 	Reason       string             `cbor:"17,keyasint,omitempty"` // why it is quarantined
-	Revision     uint64             `cbor:"18,keyasint,omitempty"` // log index of the newest change by the core or an operator
+	Revision     uint64             `cbor:"18,keyasint,omitempty"` // number of the audit record of the newest change by the core or an operator
 }
 
 // Registered is what the device last registered. The record keeps it encoded, because most of the time nobody looks, and
@@ -186,7 +186,7 @@ type Site struct {
 	IntervalMS    uint32 `cbor:"2,keyasint,omitempty"` // 0: the fleet's
 	CreatedMS     int64  `cbor:"3,keyasint"`
 	UnreachableMS int64  `cbor:"4,keyasint,omitempty"` // since when all its gateways are silent; 0: reachable
-	Revision      uint64 `cbor:"5,keyasint,omitempty"` // log index of the newest change by an operator
+	Revision      uint64 `cbor:"5,keyasint,omitempty"` // number of the audit record of the newest change by an operator
 }
 
 // A Gateway is one gateway of a site.

@@ -228,7 +228,7 @@ func (a *applier) transition(gateway string, it *command.PresenceItem) Transitio
 		case clone == stale:
 			return Transition{State: d.State} // news of a session that a later one has replaced
 		case clone != "" && n.State == wire.DeviceActive:
-			n.State, n.Reason, n.Revision = wire.DeviceQuarantined, clone, a.index
+			n.State, n.Reason, n.Revision = wire.DeviceQuarantined, clone, a.revision()
 			detail := map[string]string{"reason": clone, "gateway": gateway}
 			a.event(EventDeviceQuarantined, a.subject(&n), detail)
 			a.auditCore("device.quarantine", a.subject(&n), detail)
