@@ -1,0 +1,6 @@
+//go:build !race
+
+package sim
+
+// defaultSeeds is how many storms a run of the tests has.
+const defaultSeeds = 100
