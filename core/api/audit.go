@@ -50,16 +50,16 @@ func (s *server) listAudit(ctx context.Context, c *call, in *listAuditInput) (*r
 			return nil, err
 		}
 	}
-	recs, next, err := s.auditPage(ctx, c.view, from, in.After, in.Limit)
+	recs, next, err := s.auditPage(ctx, c.view, from, in.Limit)
 	if err != nil {
 		return nil, err
 	}
 	return answer(v1.List[v1.AuditRecord]{Items: recs, NextCursor: l.historyCursor(next)}), nil
 }
 
-// auditPage reads records of the trail behind a place and behind a seq, no newer than the view. next is zero on the last page.
+// auditPage reads records of the trail behind a place, no newer than the view. next is zero on the last page.
 func (s *server) auditPage(
-	ctx context.Context, v registry.View, from history.Cursor, after uint64, limit int,
+	ctx context.Context, v registry.View, from history.Cursor, limit int,
 ) (out []v1.AuditRecord, next history.Cursor, err error) {
 	out = []v1.AuditRecord{}
 	recs, next, err := s.History.Read(ctx, trail, history.Query{After: from, Limit: limit})
@@ -74,9 +74,7 @@ func (s *server) auditPage(
 		if err != nil {
 			return nil, next, err
 		}
-		if rec.Seq > after {
-			out = append(out, rec)
-		}
+		out = append(out, rec)
 	}
 	return out, next, nil
 }
@@ -94,30 +92,48 @@ func auditRecord(r *history.Record) (v1.AuditRecord, error) {
 	}, nil
 }
 
-// behind is a place in the history from which the trail's first record is at most the one behind seq: records of the entry
-// that it is in may come before it. The history knows records by log index alone, so it is searched for.
+// behind is the place in the history of the record with the given seq; zero for 0. The history knows records by log index
+// alone, so the place is searched for: the entry by halves, the record by reading on.
 func (s *server) behind(ctx context.Context, v registry.View, seq uint64) (history.Cursor, error) {
-	// Invariant: the first record behind log index low is at most the one behind seq; behind high it is a later one, or none.
-	low, high := uint64(0), v.Index()
-	if seq == 0 {
-		high = 0
+	switch {
+	case seq == 0:
+		return history.Cursor{}, nil
+	case seq >= v.Audit().Count: // nothing in the view is behind it
+		return history.Cursor{Index: v.Index(), N: math.MaxUint32}, nil
 	}
-	for low < high {
-		mid := low + (high-low+1)/2
+	// Invariant: the trail's first record behind log index low is at most the one wanted; behind high it is a later one, or none.
+	low, high := uint64(0), v.Index()
+	for low+1 < high {
+		mid := low + (high-low)/2
 		first, err := s.firstBehind(ctx, mid)
 		if err != nil {
 			return history.Cursor{}, err
 		}
-		if first-1 <= seq {
+		if first <= seq {
 			low = mid
 		} else {
-			high = mid - 1
+			high = mid
 		}
 	}
+	at := history.Cursor{Index: low, N: math.MaxUint32}
 	if low == 0 {
-		return history.Cursor{}, nil
+		at = history.Cursor{}
 	}
-	return history.Cursor{Index: low, N: math.MaxUint32}, nil
+	for {
+		recs, next, err := s.History.Read(ctx, trail, history.Query{After: at, Limit: exportPage})
+		if err != nil {
+			return at, fmt.Errorf("audit trail: %w", err)
+		}
+		for i := range recs {
+			if rec, err := auditRecord(&recs[i]); err != nil || rec.Seq == seq {
+				return recs[i].Cursor(), err
+			}
+		}
+		if next.IsZero() {
+			return at, fmt.Errorf("audit trail: record %d is not where it belongs, behind log index %d: %w", seq, low, history.ErrCorrupt)
+		}
+		at = next
+	}
 }
 
 // firstBehind is the seq of the trail's first record behind a log index; beyond all when there is none.
@@ -162,7 +178,7 @@ func (s *server) exportAudit(ctx context.Context, c *call, in *exportAuditInput)
 	if err != nil {
 		return nil, err
 	}
-	first, next, err := s.auditPage(ctx, c.view, from, in.After, exportPage)
+	first, next, err := s.auditPage(ctx, c.view, from, exportPage)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +194,7 @@ func (s *server) exportAudit(ctx context.Context, c *call, in *exportAuditInput)
 		if r.Method == http.MethodHead {
 			return
 		}
-		e := export{server: s, call: c, after: in.After, out: slowWriter{w: w, rc: http.NewResponseController(w)}}
+		e := export{server: s, call: c, out: slowWriter{w: w, rc: http.NewResponseController(w)}}
 		if err := e.run(r.Context(), first, next); err != nil {
 			s.Log.Info("export of the audit trail cut off", "request", c.id, "err", err)
 			panic(http.ErrAbortHandler) // the only way to tell a client that this is not the end
@@ -190,7 +206,6 @@ func (s *server) exportAudit(ctx context.Context, c *call, in *exportAuditInput)
 type export struct {
 	server *server
 	call   *call
-	after  uint64
 	out    slowWriter
 }
 
@@ -207,7 +222,7 @@ func (e *export) run(ctx context.Context, page []v1.AuditRecord, next history.Cu
 			return err
 		}
 		var err error
-		if page, next, err = e.server.auditPage(ctx, e.call.view, next, e.after, exportPage); err != nil {
+		if page, next, err = e.server.auditPage(ctx, e.call.view, next, exportPage); err != nil {
 			return err
 		}
 	}

@@ -99,6 +99,10 @@ func TestAuditList(t *testing.T) {
 			t.Fatalf("after %d: %d records", after, len(got))
 		}
 		chain(t, got, after, "")
+		first := ask[v1.List[v1.AuditRecord]](c, "GET", fmt.Sprintf("/v1/audit?limit=1&after=%d", after), "", http.StatusOK)
+		if len(first.Items) != min(1, len(got)) || (first.NextCursor != "") != (after+1 < trailLength) {
+			t.Errorf("after %d, a page of one has %d records, and the cursor %q", after, len(first.Items), first.NextCursor)
+		}
 	}
 	var paged []v1.AuditRecord
 	for cursor := ""; ; {

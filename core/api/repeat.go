@@ -116,9 +116,9 @@ func (c *call) tell(res any) {
 	before := false
 	switch res := res.(type) {
 	case *registry.Device:
-		before = res.Revision <= c.view.Index()
+		before = res.Revision <= c.view.Audit().Count
 	case *registry.Site:
-		before = res.Revision <= c.view.Index()
+		before = res.Revision <= c.view.Audit().Count
 	case *registry.Token:
 		old, ok := c.view.Token(res.ID)
 		before = ok && (res.RevokedMS == 0 || old.RevokedMS != 0)

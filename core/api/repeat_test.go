@@ -103,6 +103,17 @@ func sameReply(t *testing.T, a, b []byte) bool {
 	return reflect.DeepEqual(x, y)
 }
 
+// A key stands for one route as it does for one body.
+func TestKeysBelongToTheirRoute(t *testing.T) {
+	c := newCore(t)
+	if w := c.keyed("k", "PUT", "/v1/sites/a", "{}"); w.Code != http.StatusOK {
+		t.Fatalf("%d %s", w.Code, w.Body)
+	}
+	if p := problem(t, c.keyed("k", "PUT", "/v1/sites/b", "{}"), http.StatusConflict); p.Type != v1.ProblemReused {
+		t.Errorf("got %+v", p)
+	}
+}
+
 // Without a key each request takes effect, and with another key, too.
 func TestWithoutAKeyNothingIsRepeated(t *testing.T) {
 	c := newCore(t)
@@ -163,16 +174,20 @@ func TestBadKeys(t *testing.T) {
 // After a day a key is forgotten. What it made then is not made twice, and not shown again.
 func TestKeysAreForgotten(t *testing.T) {
 	c := newCore(t)
-	for _, tc := range []struct{ target, body string }{
-		{"/v1/tokens", `{"kind":"device","site":"a"}`}, {"/v1/operators", `{"name":"ada","role":"viewer"}`},
+	for _, tc := range []struct{ target, body, other string }{
+		{"/v1/tokens", `{"kind":"device","site":"a"}`, `{"kind":"device","site":"b"}`},
+		{"/v1/operators", `{"name":"ada","role":"viewer"}`, `{"name":"bea","role":"viewer"}`},
 	} {
-		if w := c.keyed("k", "POST", tc.target, tc.body); w.Code != http.StatusCreated {
+		if w := c.keyed("k"+tc.target, "POST", tc.target, tc.body); w.Code != http.StatusCreated {
 			t.Fatalf("%d %s", w.Code, w.Body)
 		}
 		c.pass(25 * time.Hour)
 		c.keyed("other"+tc.target, "PUT", "/v1/sites/a", "{}") // what is too old is forgotten with the next key
-		if p := problem(t, c.keyed("k", "POST", tc.target, tc.body), http.StatusConflict); p.Type != v1.ProblemReused || !strings.Contains(p.Detail, "a day ago") {
+		if p := problem(t, c.keyed("k"+tc.target, "POST", tc.target, tc.body), http.StatusConflict); p.Type != v1.ProblemReused || !strings.Contains(p.Detail, "a day ago") {
 			t.Errorf("%s: %+v", tc.target, p)
+		}
+		if w := c.keyed("k"+tc.target, "POST", tc.target, tc.other); w.Code != http.StatusCreated { // with secrets of its own
+			t.Errorf("%s, another request: %d %s", tc.target, w.Code, w.Body)
 		}
 	}
 }
