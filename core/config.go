@@ -3,6 +3,7 @@
 package core
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -52,6 +53,18 @@ func (s *Settings) Check() error {
 		return fmt.Errorf("report_period: %w: %v is not within 1s and 10m", ErrConfig, s.ReportPeriod)
 	}
 	return nil
+}
+
+// Override puts what flags and environment said, as far as they said anything, over the settings of the file. Fleet and name
+// were settled when the node was made and are left alone.
+func (s *Settings) Override(by Settings) {
+	s.API = cmp.Or(by.API, s.API)
+	s.Uplink = cmp.Or(by.Uplink, s.Uplink)
+	s.Cluster = cmp.Or(by.Cluster, s.Cluster)
+	s.ReportPeriod = cmp.Or(by.ReportPeriod, s.ReportPeriod)
+	if len(by.APISAN) > 0 {
+		s.APISAN = by.APISAN
+	}
 }
 
 // Config is what a node is made from.

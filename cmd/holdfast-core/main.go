@@ -170,7 +170,7 @@ func (f *flags) recover(ctx context.Context, env daemon.Env, keyFile string) err
 	if err != nil {
 		return err
 	}
-	override(&s, f.s)
+	s.Override(f.s)
 	log, err := daemon.Logger(env.Err, f.level)
 	if err != nil {
 		return err
@@ -208,7 +208,7 @@ func runCommand(run start) daemon.Command {
 			if err != nil {
 				return err
 			}
-			override(&s, f.s)
+			s.Override(f.s)
 			return run(ctx, env, s, f.dir, f.level)
 		},
 	}
@@ -243,23 +243,5 @@ func verifyCommand() daemon.Command {
 			fmt.Fprintf(env.Out, "%d records of the history are sound; of the audit trail %d, whose head is %x\n", v.Records, v.Audit.Count, v.Audit.Head)
 			return nil
 		},
-	}
-}
-
-// override puts what flags and environment say over the settings of the file.
-func override(s *core.Settings, by core.Settings) {
-	for _, x := range []struct {
-		to   *string
-		from string
-	}{{&s.API, by.API}, {&s.Uplink, by.Uplink}, {&s.Cluster, by.Cluster}} {
-		if x.from != "" {
-			*x.to = x.from
-		}
-	}
-	if len(by.APISAN) > 0 {
-		s.APISAN = by.APISAN
-	}
-	if by.ReportPeriod != time.Duration(0) {
-		s.ReportPeriod = by.ReportPeriod
 	}
 }
