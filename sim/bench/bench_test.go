@@ -1,6 +1,8 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/x509"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/holdfast-edge/holdfast/internal/floor"
+	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
 func TestMain(m *testing.M) {
@@ -20,7 +23,7 @@ func TestMain(m *testing.M) {
 }
 
 // With so few devices these may be nothing, or be lost in what a process's size varies by.
-var noisy = []string{"memory.enrolled", "hostile.silent", "heartbeat.core_cpu", "heartbeat.stalled"}
+var noisy = []string{"memory.enrolled", "hostile.silent", "heartbeat.core_cpu", "heartbeat.stalled", "cluster.elections"}
 
 // The whole run, with real processes, in small. It is the one test here that takes real time.
 func TestQuickRun(t *testing.T) {
@@ -56,7 +59,9 @@ func TestQuickRun(t *testing.T) {
 	for _, name := range []string{
 		"memory.floor", "memory.gateway", "hostile.silent", "hostile.fill", "hostile.crumbs", "hostile.trickle", "hostile.deaf",
 		"heartbeat.floor_cpu", "heartbeat.gateway_cpu", "registration.floor_rate", "registration.rate", "registration.batch",
-		"registration.cpu", "agent.floor", "agent.rss",
+		"registration.cpu", "agent.floor", "agent.rss", "cluster.floor_rate", "cluster.gateway.rate", "cluster.follower.rate",
+		"cluster.leader.rate", "cluster.follower.leader_cpu", "cluster.follower.entry_cpu", "cluster.follower.other_cpu", "write.floor_p50",
+		"write.leader_p50", "write.follower_p50", "heap.enrolled", "heap.later", "heap.restored", "list.leader_p99", "list.follower_p99", "list.write_p50",
 	} {
 		if _, ok := figures[name]; !ok {
 			t.Errorf("%s was not measured", name)
@@ -65,11 +70,18 @@ func TestQuickRun(t *testing.T) {
 	if want := float64(quickSize().devices); figures["registration.receipts"] != want {
 		t.Errorf("%v devices hold a receipt, want %v", figures["registration.receipts"], want)
 	}
-	if verdicts != 7 {
-		t.Errorf("%d verdicts, want 7:\n%s", verdicts, out.String())
+	quick := quickSize()
+	if want := float64(quick.devices + quick.direct()); figures["cluster.receipts"] != want {
+		t.Errorf("%v devices of the core of three nodes hold a receipt, want %v", figures["cluster.receipts"], want)
 	}
-	if n := strings.Count(string(text), "### "); n != 7 {
-		t.Errorf("the document shows %d profiles, want 7", n)
+	if enrolled, later := figures["heap.enrolled"], figures["heap.later"]; later+certBytes > enrolled {
+		t.Errorf("a device takes %v B just enrolled and %v B later: its certificate was not forgotten", enrolled, later)
+	}
+	if verdicts != 18 {
+		t.Errorf("%d verdicts, want 18:\n%s", verdicts, out.String())
+	}
+	if n := strings.Count(string(text), "### "); n != 17 {
+		t.Errorf("the document shows %d profiles, want 17", n)
 	}
 }
 
@@ -135,6 +147,107 @@ func TestStatistics(t *testing.T) {
 	}
 	if !slices.Equal(rounds, []float64{5, 1, 4, 2, 3}) {
 		t.Errorf("the rounds were reordered: %v", rounds)
+	}
+}
+
+func TestPercentile(t *testing.T) {
+	t.Parallel()
+	var a asked
+	if got := a.percentile(0.99); got != 0 {
+		t.Errorf("p99 of nothing is %v", got)
+	}
+	for i := range 200 {
+		a.took = append(a.took, time.Duration(i+1))
+	}
+	for p, want := range map[float64]time.Duration{0: 1, 0.5: 101, 0.99: 199, 1: 200} {
+		if got := a.percentile(p); got != want {
+			t.Errorf("percentile %v is %d, want %d", p, got, want)
+		}
+	}
+}
+
+// Whose CPU time is whose, with a gateway and without one.
+func TestSliceOfACluster(t *testing.T) {
+	t.Parallel()
+	cpu := func(us ...int) slice {
+		s := slice{Done: 10}
+		for _, u := range us {
+			s.CPU = append(s.CPU, time.Duration(10*u)*time.Microsecond)
+		}
+		return s
+	}
+	through := clusterSlice{slice: cpu(1, 2, 40, 50, 60), first: 2, lead: 1, entry: 0}
+	if through.gateway() != 2 || through.core() != 150 || through.node(through.lead) != 50 || through.node(through.entry) != 40 || through.other() != 60 {
+		t.Errorf("through a gateway: %v, core %v, other %v", through.gateway(), through.core(), through.other())
+	}
+	alone := clusterSlice{slice: cpu(1, 40, 50, 60), first: 1, lead: 2, entry: 2}
+	if alone.core() != 150 || alone.node(alone.lead) != 60 || alone.other() != 40 {
+		t.Errorf("alone: core %v, leader %v, other %v", alone.core(), alone.node(alone.lead), alone.other())
+	}
+}
+
+// The certificates that stand for genuine ones have their size, but for the length of two numbers in the signature.
+func TestSizeOfACertificate(t *testing.T) {
+	t.Parallel()
+	keys := make([]*ecdsa.PrivateKey, 3)
+	for i := range keys {
+		var err error
+		if keys[i], err = ident.NewKey(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now := time.Now()
+	root, err := ident.NewRoot(fleetName, keys[0], now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ca, err := root.Issuing(fleetName, ident.RoleDevice, keys[1], now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := ca.Issue(ident.Leaf{ID: ident.Device(fleetName, ident.NewDeviceID()), Public: keys[2].Public(), Now: now})
+	if err != nil || len(der) < certBytes-16 || len(der) > certBytes+16 {
+		t.Errorf("a certificate has %d bytes (%v), and %d stand for it", len(der), err, certBytes)
+	}
+	if spki, err := x509.MarshalPKIXPublicKey(keys[2].Public()); err != nil || len(spki) != len(fillSPKI(0)) {
+		t.Errorf("a public key has %d bytes (%v), and %d stand for it", len(spki), err, len(fillSPKI(0)))
+	}
+}
+
+// The floor commits entries of the size of the writes that it is compared with.
+func TestSizeOfAWrite(t *testing.T) {
+	t.Parallel()
+	n, err := writePayload()
+	if err != nil || n < entryOverhead+len(writeSite) || n > 256 {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+}
+
+// What the world that a measurement needs is made for: parts that share one come one after the other.
+func TestWorldsAreOpenedOnce(t *testing.T) {
+	t.Parallel()
+	s := fullSize()
+	var opened []setting
+	for _, m := range measurements() {
+		want := m.in(&s)
+		if len(opened) > 0 && opened[len(opened)-1] == want {
+			continue
+		}
+		if slices.Contains(opened, want) {
+			t.Errorf("%s opens a world anew", m.name)
+		}
+		opened = append(opened, want)
+	}
+	if len(opened) != 3 {
+		t.Errorf("%d worlds: %+v", len(opened), opened)
+	}
+}
+
+func TestGatewayTellsItsNode(t *testing.T) {
+	t.Parallel()
+	m := uplinkNode.FindStringSubmatch(`holdfast_gateway_uplink_node_info{address="127.0.0.1:7444",node="core-2"} 1`)
+	if len(m) != 2 || m[1] != "core-2" {
+		t.Errorf("found %q", m)
 	}
 }
 
@@ -216,7 +329,7 @@ func TestDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"written by `make bench`", "Last run: 2026-11-24, on 2 cores.", "2000 devices", "| agent memory | at most 16 MiB | - | 9.50 MiB | 0.59 | met | resident |\n",
+		"written by `make bench`", "Last run: 2026-11-24, on 2 cores.", "2000 devices", "4 messages of 250 statements", "100000 devices in 50 sites", "| agent memory | at most 16 MiB | - | 9.50 MiB | 0.59 | met | resident |\n",
 		"| agent.rss | 9.50 | MiB | resident |\n", "### CPU of the core\n\n```\n  flat\n  1s f<go.shape>\n```\n",
 	} {
 		if !strings.Contains(string(text), want) {

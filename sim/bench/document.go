@@ -17,7 +17,7 @@ var page = template.Must(template.New("performance").Parse(`# Performance
 
 How much Holdfast adds to what its mechanisms cost by themselves. Each figure stands next to a floor: a program in
 ` + "`internal/floor`" + ` that does the least that the task needs (one echo on a long-lived QUIC stream, an idle connection, a signature
-check with a batched commit, a process that holds one connection), measured in the same run on the same machine. The absolute
+check with a batched commit on one node or three, a process that holds one connection), measured in the same run on the same machine. The absolute
 numbers are this machine's; the ratios are what we hold ourselves to.
 
 This page is written by ` + "`{{.Command}}`" + `; do not edit it. Last run: {{.Date}}, on {{.Machine}}.
@@ -32,7 +32,7 @@ Targets are reported and not enforced: the machine may be shared, and a busy nei
 
 ## Method
 
-- Regime: {{.Devices}} devices with connections of their own, each in a closed loop: the next exchange begins when the one before is
+- Regime of the gateway: {{.Devices}} devices with connections of their own, each in a closed loop: the next exchange begins when the one before is
   answered, which saturates whatever is slowest.
 - Gateway and core run in processes of their own, hosted by the bench: the same packages as in the shipped programs, with
   commands to collect garbage and to take profiles. The agent is the shipped program. All traffic passes real sockets on
@@ -51,6 +51,21 @@ Targets are reported and not enforced: the machine may be shared, and a busy nei
   are given: of the throughputs as measured, and of the CPU times (the floor's against gateway and core together). The floor commits
   batches of {{.Batch}}; what the core reached is listed as registration.batch. After the last window every device's newest receipt is
   opened: it must cover exactly what that device was answered.
+- **Three nodes**: a core of three nodes, each a process, with its gateway's uplink at a follower. In each round four things are
+  measured one after the other: registrations *through a gateway*, as above; *the core alone*, where a driver with a gateway's
+  identity speaks the uplink's protocol itself, {{.Lanes}} messages of {{.ClusterBatch}} statements of as many devices under way, with its
+  session at a follower and then at the leader; and the floor, three nodes in one process that commit batches of {{.ClusterBatch}} over TCP on
+  loopback and check each signature once. The target is held against the sender at the follower, because with three nodes two
+  gateways of three are at one. CPU times are those of all nodes together. The floor encrypts nothing between its nodes, applies
+  nothing, and signs no receipts. All receipts are looked at in the end.
+- **API write**: PUT of the heartbeat interval of a site without devices, each a change, over HTTPS on loopback by one client,
+  the next request when the answer is there; {{.Askers}} operators in turn, because each may ask 200 times a second. The floor is the
+  median time of one commit of an entry of the same size on three bare nodes, one at a time.
+- **Heap and list**: {{.Filled}} devices in {{.FillSites}} sites, each enrolled, registered and reported online by commands that went through the log of a node
+  in a process of its own. The *heap* is read there, after a collection, with the large entries passed out of what the log keeps in
+  memory: just after, and when a token's end lies so far back that its enrollments cannot be repeated; then that of the registry
+  alone once more as read from a snapshot, which is how a node has it after a restart. A core of three nodes is
+  then started from that node's directory, and the whole *list* is walked, page by page, with the default consistency.
 - **Agent**: resident set of the shipped program, attached and at rest with an interval of 30 s.
 
 ## Figures
@@ -72,11 +87,12 @@ Profiles taken under the same loads, outside of the measured windows.
 
 // pageData is what the page is made of.
 type pageData struct {
-	Command, Date, Machine   string
-	Devices, Hostiles, Batch int
-	Verdicts                 []pageVerdict
-	Figures                  []pageFigure
-	Profiles                 []pageProfile
+	Command, Date, Machine                         string
+	Devices, Hostiles, Batch                       int
+	Lanes, ClusterBatch, Askers, Filled, FillSites int
+	Verdicts                                       []pageVerdict
+	Figures                                        []pageFigure
+	Profiles                                       []pageProfile
 }
 
 type pageVerdict struct{ Name, Target, Floor, Own, Ratio, Met, Note string }
@@ -108,6 +124,7 @@ func (b *bench) writeDocument(path string) error {
 func (b *bench) document(at time.Time, machine string) ([]byte, error) {
 	d := pageData{
 		Command: b.command(), Date: at.Format(time.DateOnly), Machine: machine, Devices: b.size.devices, Hostiles: b.size.hostiles, Batch: floorBatch,
+		Lanes: lanes, ClusterBatch: b.size.clusterBatch, Askers: askers, Filled: b.size.filled, FillSites: fillSites,
 	}
 	for i := range b.verdicts {
 		v := &b.verdicts[i]

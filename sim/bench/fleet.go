@@ -49,19 +49,6 @@ type fleetConfig struct {
 	Start    uint64 // see device.attach
 }
 
-// counts is what a fleet has done since it began; the percentiles are since the last count.
-type counts struct {
-	Completed, Failed uint64
-	P50, P99          time.Duration
-	FirstFailure      string // for people
-}
-
-// prepared is what was signed.
-type prepared struct {
-	Signed int
-	Bytes  int // mean size of a sealed statement
-}
-
 // fleet plays attached devices. Its methods are called one at a time.
 type fleet struct {
 	tr        *link.Transport
@@ -69,11 +56,7 @@ type fleet struct {
 	authority ed25519.PublicKey
 	beats     *load.Load
 	states    *load.Load
-
-	last    *load.Load // the newest load, to be counted
-	before  load.Totals
-	cancel  context.CancelFunc // nil while no load runs
-	stopped chan struct{}      // closed when the load that cancel ends has ended
+	loader
 }
 
 // openFleet attaches all devices and lets each beat once.
@@ -109,7 +92,7 @@ func openFleet(ctx context.Context, config json.RawMessage) (floor.Service, erro
 		return nil, errors.Join(fmt.Errorf("attach: %w", err), tr.Close())
 	}
 	f.beats, f.states = f.loadOf((*player).beat), f.loadOf((*player).state)
-	f.last, f.before = f.beats, f.beats.Totals()
+	f.watch(f.beats)
 	return f, nil
 }
 
@@ -126,7 +109,11 @@ func (f *fleet) Do(ctx context.Context, command string) (any, error) {
 	name, arg, _ := strings.Cut(command, " ")
 	switch name {
 	case commandStart:
-		return nil, f.start(ctx, arg)
+		next := f.beats
+		if arg == loadStatements {
+			next = f.states
+		}
+		return nil, f.start(ctx, next)
 	case commandStop:
 		return nil, f.stop()
 	case commandCount:
@@ -136,73 +123,24 @@ func (f *fleet) Do(ctx context.Context, command string) (any, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", errUsage, err)
 		}
-		return f.prepare(n)
+		if f.cancel != nil {
+			return nil, errRunning
+		}
+		return prepare(f.players, n)
 	case commandReceipts:
-		return f.receipts()
+		return receipts(f.players, f.authority)
 	case commandCollect:
 		return collect(), nil
 	}
 	return nil, fmt.Errorf("%w: %s", floor.ErrUnknownCommand, name)
 }
 
-func (f *fleet) start(ctx context.Context, what string) error {
-	if f.cancel != nil {
-		return errRunning
-	}
-	next := f.beats
-	if what == loadStatements {
-		next = f.states
-	}
-	f.last, f.before = next, next.Totals()
-	ctx, f.cancel = context.WithCancel(ctx)
-	stopped := make(chan struct{})
-	f.stopped = stopped
-	go func() {
-		defer close(stopped)
-		next.Run(ctx)
-	}()
-	return nil
-}
-
-// stop ends the load and waits for what is under way.
-func (f *fleet) stop() error {
-	if f.cancel == nil {
-		return nil
-	}
-	f.cancel()
-	grace := time.NewTimer(stopGrace)
-	defer grace.Stop()
-	select {
-	case <-f.stopped:
-		f.cancel = nil
-		return nil
-	case <-grace.C:
-		return errStuck
-	}
-}
-
-func (f *fleet) count() counts {
-	now := f.last.Totals()
-	window := now.Since(f.before)
-	f.before = now
-	c := counts{Completed: now.Completed(), Failed: now.Failed, P50: window.Latency.Percentile(0.5), P99: window.Latency.Percentile(0.99)}
-	if err := f.last.Err(); err != nil {
-		c.FirstFailure = err.Error()
-	}
-	return c
-}
-
 // Close implements floor.Service.
 func (f *fleet) Close() error {
-	if f.cancel != nil {
-		f.cancel()
-	}
-	for _, p := range f.players {
-		p.session.Close() // a gateway that knows that they are gone need not say goodbye to each
-	}
-	err := f.tr.Close()
-	if f.cancel != nil {
-		<-f.stopped
-	}
-	return err
+	return f.abandon(func() error {
+		for _, p := range f.players {
+			p.session.Close() // a gateway that knows that they are gone need not say goodbye to each
+		}
+		return f.tr.Close()
+	})
 }

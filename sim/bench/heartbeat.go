@@ -129,7 +129,7 @@ func heartbeats(ctx context.Context, b *bench) (err error) {
 	}
 	defer func() { err = errors.Join(err, fleet.Close()) }()
 	round := func() (slice, error) {
-		return measure(ctx, fleet, loadBeats, cfg.Warmup, cfg.Window, b.world.gateway.PID(), b.world.core.PID())
+		return measure(ctx, fleet, loadBeats, cfg.Warmup, cfg.Window, b.world.gateway.PID(), b.world.cores[0].child.PID())
 	}
 	pairs, stalled, err := beatPairs(ctx, b.size.rounds, ref, round)
 	if err != nil {

@@ -28,6 +28,7 @@ var errEnded = errors.New("the hosted program has ended")
 // heap is what a process has in use, in bytes, after a collection.
 type heap struct {
 	Heap, Stack, Goroutines int64
+	Live                    int64 // of Heap: objects that are in use
 }
 
 // hosted is a part of the product at work in a child process: what the shipped program runs, with a way to ask for a garbage
@@ -124,7 +125,7 @@ func collect() heap {
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return heap{
-		Heap: int64(m.HeapInuse), Stack: int64(m.StackInuse), //nolint:gosec // G115: memory sizes fit
+		Heap: int64(m.HeapInuse), Stack: int64(m.StackInuse), Live: int64(m.HeapAlloc), //nolint:gosec // G115: memory sizes fit
 		Goroutines: int64(runtime.NumGoroutine()),
 	}
 }

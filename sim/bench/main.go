@@ -27,7 +27,7 @@ const (
 )
 
 // runTime bounds a whole run.
-const runTime = 8 * time.Minute
+const runTime = 20 * time.Minute
 
 // options are the flags.
 type options struct {
@@ -53,13 +53,27 @@ type size struct {
 	hostileTime time.Duration // at most
 	hostileLook time.Duration // how often it is asked how far it is; a silent connection must live that long
 	uplink      time.Duration // after a gateway's start, so that it has its uplink and has heard of its devices
+
+	clusterRounds int
+	clusterWindow time.Duration
+	clusterBatch  int // statements in a message of the sender that speaks to the core itself, and in an entry of the floor
+	directAhead   int // statements signed for each of its devices before a window
+	writeRounds   int
+	writeWindow   time.Duration
+	filled        int // devices that nobody plays
+	passed        int // entries before the heap is read: more than the 512 that the log keeps in memory
+	listRounds    int
 }
+
+// direct is how many devices the sender that speaks to the core itself has: two messages for each of its lanes.
+func (s *size) direct() int { return 2 * lanes * s.clusterBatch }
 
 func fullSize() size {
 	return size{
 		devices: 2000, rounds: 15, warmup: 400 * time.Millisecond, slice: 700 * time.Millisecond, settle: 1500 * time.Millisecond,
 		regRounds: 7, regWindow: 3 * time.Second, ahead: 20, profile: 3 * time.Second, agentRounds: 5, hostiles: 50, hostileTime: 15 * time.Second,
-		hostileLook: 2 * time.Second, uplink: time.Second,
+		hostileLook: 2 * time.Second, uplink: time.Second, clusterRounds: 5, clusterWindow: 2 * time.Second, clusterBatch: 250, directAhead: 25, writeRounds: 5, writeWindow: time.Second,
+		filled: 100_000, passed: 600, listRounds: 3,
 	}
 }
 
@@ -68,7 +82,8 @@ func quickSize() size {
 	return size{
 		devices: 20, rounds: 2, warmup: 20 * time.Millisecond, slice: 200 * time.Millisecond, settle: 100 * time.Millisecond,
 		regRounds: 1, regWindow: 300 * time.Millisecond, ahead: 60, profile: 100 * time.Millisecond, agentRounds: 1, hostiles: 8,
-		hostileTime: 500 * time.Millisecond, hostileLook: 200 * time.Millisecond, uplink: 200 * time.Millisecond,
+		hostileTime: 500 * time.Millisecond, hostileLook: 200 * time.Millisecond, uplink: 200 * time.Millisecond, clusterRounds: 1, clusterWindow: 300 * time.Millisecond, clusterBatch: 4,
+		directAhead: 200, writeRounds: 1, writeWindow: 100 * time.Millisecond, filled: 500, passed: 20, listRounds: 1,
 	}
 }
 
@@ -80,21 +95,39 @@ type bench struct {
 	world *world
 }
 
-// measurement is one of the run's parts, by name. They run in this order: devices must not attach with less stated than
-// before, so nothing that attaches all of them comes after registration.
+// measurement is one of the run's parts, by name, and where it takes place. They run in this order: devices must not attach
+// with less stated than before, so nothing that attaches all of them comes after registration in the same world.
 type measurement struct {
 	name string
+	in   func(s *size) setting
 	run  func(ctx context.Context, b *bench) error
 }
 
 func measurements() []measurement {
 	return []measurement{
-		{"memory", memory},
-		{"hostile", hostiles},
-		{"heartbeat", heartbeats},
-		{"registration", registrations},
-		{"agent", agents},
+		{"memory", oneNode, memory},
+		{"hostile", oneNode, hostiles},
+		{"heartbeat", oneNode, heartbeats},
+		{"registration", oneNode, registrations},
+		{"agent", oneNode, agents},
+		{"cluster", threeNodes, clusterRegistrations},
+		{"write", threeNodes, writes},
+		{"heap", largeFleet, heaps},
+		{"list", largeFleet, lists},
 	}
+}
+
+// oneNode is a core of one node with everything behind one gateway.
+func oneNode(s *size) setting { return setting{nodes: 1, devices: s.devices + s.hostiles} }
+
+// threeNodes is the core as it is meant to run, with devices behind a gateway and others whose statements need none.
+func threeNodes(s *size) setting {
+	return setting{nodes: clusterNodes, devices: s.devices + s.direct()}
+}
+
+// largeFleet is a core of three nodes with many devices that nobody plays.
+func largeFleet(s *size) setting {
+	return setting{nodes: clusterNodes, filled: s.filled, passed: s.passed}
 }
 
 func main() {
@@ -138,13 +171,13 @@ func (b *bench) run(ctx context.Context) (err error) {
 			return fmt.Errorf("directory of the profiles: %w", err)
 		}
 	}
-	if b.world, err = openWorld(ctx, &b.size); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, b.world.close()) }()
+	defer func() { err = errors.Join(err, b.leave()) }()
 	for _, m := range measurements() {
 		if b.opt.only != "" && b.opt.only != m.name {
 			continue
+		}
+		if err := b.enter(ctx, m.in(&b.size)); err != nil {
+			return fmt.Errorf("%s: %w", m.name, err)
 		}
 		if err := m.run(ctx, b); err != nil {
 			return fmt.Errorf("%s: %w", m.name, err)
@@ -154,6 +187,28 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return b.err
 	}
 	return b.writeDocument(b.opt.out)
+}
+
+// enter opens the world that a measurement needs, unless it is open.
+func (b *bench) enter(ctx context.Context, want setting) error {
+	if b.world != nil && b.world.setting == want {
+		return nil
+	}
+	err := b.leave()
+	if err == nil {
+		b.world, err = openWorld(ctx, want, b.size.uplink)
+	}
+	return err
+}
+
+// leave closes the world, if one is open.
+func (b *bench) leave() error {
+	if b.world == nil {
+		return nil
+	}
+	w := b.world
+	b.world = nil
+	return w.close()
 }
 
 func parse(args []string, stderr io.Writer) (options, error) {

@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime"
 	"time"
 
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"github.com/holdfast-edge/holdfast/wire"
@@ -140,60 +138,6 @@ func (p *player) sign(profile *wire.Profile) error {
 	p.seq, p.chain = p.seq+1, s.Chain
 	p.ready = append(p.ready, s.Sealed)
 	return nil
-}
-
-// prepare signs until every device has n statements ahead.
-func (f *fleet) prepare(n int) (prepared, error) {
-	if f.cancel != nil {
-		return prepared{}, errRunning
-	}
-	what := profile()
-	signed := make([]int, len(f.players))
-	var g errgroup.Group
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for i, p := range f.players {
-		g.Go(func() error {
-			for len(p.ready) < n {
-				if err := p.sign(&what); err != nil {
-					return err
-				}
-				signed[i]++
-			}
-			return nil
-		})
-	}
-	err := g.Wait()
-	var out prepared
-	var total int
-	for i, p := range f.players {
-		out.Signed += signed[i]
-		for _, s := range p.ready {
-			total += len(s)
-		}
-	}
-	out.Bytes = total / max(1, n*len(f.players))
-	return out, err
-}
-
-var errReceipt = errors.New("the receipt does not cover what was answered")
-
-// receipts opens the newest receipt of every device that has one. Each must cover exactly what that device was answered.
-func (f *fleet) receipts() (int, error) {
-	opened := 0
-	for _, p := range f.players {
-		if p.stated == 0 {
-			continue
-		}
-		r, err := seal.OpenReceipt(p.receipt, f.authority)
-		if err != nil {
-			return opened, err
-		}
-		if r.Device != p.id.Device || r.Seq != p.stated {
-			return opened, fmt.Errorf("%v: receipt up to %d, %d answered: %w", p.id, r.Seq, p.stated, errReceipt)
-		}
-		opened++
-	}
-	return opened, nil
 }
 
 // rest waits for d, or less if ctx ends.

@@ -67,7 +67,7 @@ func (b *bench) profilePath(parts ...string) string {
 	if dir == "" {
 		dir = b.world.dir
 	}
-	return filepath.Join(dir, strings.Join(parts, "-")+".pprof")
+	return filepath.Join(dir, strings.ReplaceAll(strings.Join(parts, "-"), " ", "-")+".pprof")
 }
 
 // top adds the head of a profile to the report.

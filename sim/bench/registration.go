@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/internal/floor"
 	"github.com/holdfast-edge/holdfast/internal/floor/proc"
@@ -58,7 +59,7 @@ func registrations(ctx context.Context, b *bench) (err error) {
 	if err := fleet.Ask(ctx, fmt.Sprintf("%s %d", commandPrepare, b.size.ahead), nil); err != nil {
 		return err
 	}
-	both := []hostedChild{{"gateway", b.world.gateway}, {"core", b.world.core}}
+	both := []hostedChild{{"gateway", b.world.gateway}, {"core", b.world.cores[0].child}}
 	return b.profile(ctx, "registration", both, func() error {
 		_, err := measure(ctx, fleet, loadStatements, b.size.warmup, b.size.profile)
 		return err
@@ -72,7 +73,7 @@ func registrationPair(ctx context.Context, b *bench, fleet *floor.Child) (p regP
 		return p, err
 	}
 	p.bytes = signed.Bytes
-	if p.own, p.batch, err = registrationRound(ctx, b, fleet); err != nil {
+	if p.own, p.batch, err = registrationSlice(ctx, b, fleet, b.size.regWindow, b.world.gateway.PID(), b.world.cores[0].child.PID()); err != nil {
 		return p, err
 	}
 	cfg := floor.DefaultRegistration(1)
@@ -85,20 +86,22 @@ func registrationPair(ctx context.Context, b *bench, fleet *floor.Child) (p regP
 	return p, nil
 }
 
-func registrationRound(ctx context.Context, b *bench, fleet *floor.Child) (s slice, batch float64, err error) {
+// registrationSlice measures one window of a sender, and how many registrations shared a log entry in it. pids are the
+// product's processes.
+func registrationSlice(ctx context.Context, b *bench, sender *floor.Child, window time.Duration, pids ...int) (s slice, batch float64, err error) {
 	before, err := b.world.index(ctx)
 	if err != nil {
 		return s, 0, err
 	}
 	var was, is counts
-	if err := fleet.Ask(ctx, commandCount, &was); err != nil {
+	if err := sender.Ask(ctx, commandCount, &was); err != nil {
 		return s, 0, err
 	}
-	s, err = measure(ctx, fleet, loadStatements, b.size.warmup, b.size.regWindow, b.world.gateway.PID(), b.world.core.PID())
+	s, err = measure(ctx, sender, loadStatements, b.size.warmup, window, pids...)
 	if err != nil {
 		return s, 0, err
 	}
-	if err := fleet.Ask(ctx, commandCount, &is); err != nil {
+	if err := sender.Ask(ctx, commandCount, &is); err != nil {
 		return s, 0, err
 	}
 	after, err := b.world.index(ctx)

@@ -21,6 +21,8 @@ const (
 	roleGateway = "bench-gateway"
 	roleFleet   = "bench-fleet"
 	roleHostile = "bench-hostile"
+	roleUplink  = "bench-uplink"
+	roleFill    = "bench-fill"
 )
 
 func roles() []floor.Role {
@@ -29,6 +31,8 @@ func roles() []floor.Role {
 		{Name: roleGateway, Open: openGateway},
 		{Name: roleFleet, Open: openFleet},
 		{Name: roleHostile, Open: openHostile},
+		{Name: roleUplink, Open: openUplink},
+		{Name: roleFill, Open: openFill},
 	}
 }
 
@@ -36,6 +40,9 @@ func roles() []floor.Role {
 const (
 	fleetName = "bench"
 	siteName  = "plant-1"
+
+	gatewayName = "gw-a"
+	driverName  = "gw-b" // whose identity the driver has that speaks to the core directly
 )
 
 // logger keeps a child's warnings for the error that its parent may have to report.
@@ -51,24 +58,32 @@ func decode[C any](config json.RawMessage) (C, error) {
 	return c, nil
 }
 
-// coreConfig is a core node of one.
+// coreConfig is a core node. Its directory is made when it has none: it founds the fleet, or joins it with Token.
 type coreConfig struct {
-	Dir                  string
-	API, Uplink, Cluster string // host:port
+	Name, Dir            string
+	API, Uplink, Cluster string   // host:port
+	Join                 []string // uplinks of nodes that run; none: it founds the fleet
+	Token                string   // with Join
 }
 
-// openCore makes the fleet and runs its core.
+func (c *coreConfig) config() core.Config {
+	return core.Config{
+		Settings: core.Settings{Fleet: fleetName, Name: c.Name, API: c.API, Uplink: c.Uplink, Cluster: c.Cluster},
+		DataDir:  c.Dir, Version: "bench", Log: logger(),
+	}
+}
+
+// openCore runs a core node.
 func openCore(ctx context.Context, config json.RawMessage) (floor.Service, error) {
 	cfg, err := decode[coreConfig](config)
 	if err != nil {
 		return nil, err
 	}
-	c := core.Config{
-		Settings: core.Settings{Fleet: fleetName, Name: "core-1", API: cfg.API, Uplink: cfg.Uplink, Cluster: cfg.Cluster},
-		DataDir:  cfg.Dir, Version: "bench", Log: logger(),
-	}
-	if err := core.Init(ctx, c); err != nil {
-		return nil, err
+	c := cfg.config()
+	if _, err := os.Stat(filepath.Join(cfg.Dir, "core.yaml")); errors.Is(err, os.ErrNotExist) {
+		if err := cfg.make(ctx, c); err != nil {
+			return nil, err
+		}
 	}
 	node, err := core.New(ctx, c)
 	if err != nil {
@@ -77,9 +92,42 @@ func openCore(ctx context.Context, config json.RawMessage) (floor.Service, error
 	return host(ctx, node.Run), nil
 }
 
+// make makes the node's directory.
+func (c *coreConfig) make(ctx context.Context, config core.Config) error {
+	if len(c.Join) == 0 {
+		return core.Init(ctx, config)
+	}
+	token, err := seal.ParseToken(c.Token)
+	if err != nil {
+		return err
+	}
+	return core.Join(ctx, config, c.Join, token)
+}
+
 // gatewayConfig is a gateway. Token is used when its directory has no identity yet.
 type gatewayConfig struct {
-	Dir, Listen, Core, Token string
+	Dir, Name, Listen, Ops, Token string
+	Cores                         []string
+}
+
+// enroll gets the gateway its identity, if it has none.
+func (c *gatewayConfig) enroll(ctx context.Context, config sitegw.Config) error {
+	if _, err := os.Stat(filepath.Join(c.Dir, "key.pem")); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	token, err := seal.ParseToken(c.Token)
+	if err != nil {
+		return err
+	}
+	_, err = sitegw.Enroll(ctx, config, token)
+	return err
+}
+
+func (c *gatewayConfig) config() sitegw.Config {
+	return sitegw.Config{
+		Settings: sitegw.Settings{Name: c.Name, Listen: c.Listen, Ops: c.Ops, Cores: c.Cores},
+		DataDir:  c.Dir, Version: "bench", Log: logger(),
+	}
 }
 
 // openGateway runs a gateway, enrolled first if it has to be.
@@ -88,18 +136,9 @@ func openGateway(ctx context.Context, config json.RawMessage) (floor.Service, er
 	if err != nil {
 		return nil, err
 	}
-	c := sitegw.Config{
-		Settings: sitegw.Settings{Name: "gw-a", Listen: cfg.Listen, Cores: []string{cfg.Core}},
-		DataDir:  cfg.Dir, Version: "bench", Log: logger(),
-	}
-	if _, err := os.Stat(filepath.Join(cfg.Dir, "key.pem")); errors.Is(err, os.ErrNotExist) {
-		token, err := seal.ParseToken(cfg.Token)
-		if err != nil {
-			return nil, err
-		}
-		if _, err := sitegw.Enroll(ctx, c, token); err != nil {
-			return nil, err
-		}
+	c := cfg.config()
+	if err := cfg.enroll(ctx, c); err != nil {
+		return nil, err
 	}
 	gw, err := sitegw.New(c)
 	if err != nil {

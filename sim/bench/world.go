@@ -1,18 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
@@ -22,25 +16,35 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-// world is one fleet of real processes on loopback: a core node, a gateway, and the processes that play devices. Its methods
+// setting is what a world consists of.
+type setting struct {
+	nodes   int // of the core
+	filled  int // devices that the registry has from the beginning, and that nobody plays
+	passed  int // with filled: entries that push those of the devices out of what the log keeps in memory
+	devices int // that are enrolled through the gateway and can be played; 0: there is no gateway
+}
+
+// world is one fleet of real processes on loopback: core nodes, a gateway, and the processes that play devices. Its methods
 // are for one goroutine.
 type world struct {
+	setting
 	dir     string // everything lies in it
-	core    *floor.Child
-	gateway *floor.Child
+	cores   []*coreNode
+	gateway *floor.Child  // nil: none
 	listen  string        // the gateway's
-	uplink  string        // the core's
+	ops     string        // where the gateway is watched
 	base    held          // a gateway before any device was enrolled
+	fill    filled        // of a registry that has devices from the beginning
 	starts  uint64        // of device processes; see device.attach
 	settle  time.Duration // after a gateway's start
 	api     *http.Client
-	apiURL  string
 	bearer  string
 }
 
-// openWorld starts a core and a gateway and enrolls as many devices as are needed. The caller must call close.
-func openWorld(ctx context.Context, s *size) (_ *world, err error) {
-	w := &world{settle: s.uplink}
+// openWorld starts core nodes and, where devices are to be played, a gateway, and enrolls the devices. The caller must call
+// close.
+func openWorld(ctx context.Context, want setting, settle time.Duration) (_ *world, err error) {
+	w := &world{setting: want, settle: settle}
 	if w.dir, err = os.MkdirTemp("", "holdfast-bench-"); err != nil {
 		return nil, fmt.Errorf("directory of the run: %w", err)
 	}
@@ -49,8 +53,16 @@ func openWorld(ctx context.Context, s *size) (_ *world, err error) {
 			err = errors.Join(fmt.Errorf("open world: %w", err), w.close())
 		}
 	}()
-	if err := w.startCore(ctx); err != nil {
+	for _, a := range []*string{&w.listen, &w.ops} {
+		if *a, err = procs.FreeAddr(); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.startCores(ctx); err != nil {
 		return nil, err
+	}
+	if want.devices == 0 {
+		return w, nil
 	}
 	if err := w.startGateway(ctx, proc.AnyCPU); err != nil { // it enrolls
 		return nil, err
@@ -61,43 +73,12 @@ func openWorld(ctx context.Context, s *size) (_ *world, err error) {
 	if w.base, err = holdings(ctx, w.gateway); err != nil {
 		return nil, err
 	}
-	return w, w.enroll(ctx, s.devices+s.hostiles)
-}
-
-func (w *world) startCore(ctx context.Context) error {
-	cfg := coreConfig{Dir: filepath.Join(w.dir, "core")}
-	for _, a := range []*string{&cfg.API, &cfg.Uplink, &cfg.Cluster, &w.listen} {
-		var err error
-		if *a, err = procs.FreeAddr(); err != nil {
-			return err
-		}
-	}
-	var err error
-	if w.core, err = floor.StartChild(ctx, floor.ChildConfig{Role: roleCore, CPU: proc.AnyCPU, Config: cfg}); err != nil {
-		return err
-	}
-	w.uplink, w.apiURL = cfg.Uplink, "https://"+cfg.API
-	bearer, err := os.ReadFile(filepath.Join(cfg.Dir, "admin.token"))
-	if err != nil {
-		return fmt.Errorf("operator's token: %w", err)
-	}
-	root, err := os.ReadFile(filepath.Join(cfg.Dir, "ca.pem"))
-	if err != nil {
-		return fmt.Errorf("fleet's root: %w", err)
-	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(root)
-	w.bearer = strings.TrimSpace(string(bearer))
-	w.api = &http.Client{
-		Timeout:   20 * time.Second,
-		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}},
-	}
-	return nil
+	return w, w.enroll(ctx, want.devices)
 }
 
 // startGateway runs the gateway on the given core. The first time it enrolls.
 func (w *world) startGateway(ctx context.Context, cpu int) (err error) {
-	cfg := gatewayConfig{Dir: filepath.Join(w.dir, "gateway"), Listen: w.listen, Core: w.uplink}
+	cfg := gatewayConfig{Dir: filepath.Join(w.dir, "gateway"), Name: gatewayName, Listen: w.listen, Ops: w.ops, Cores: w.uplinks()}
 	if _, err := os.Stat(cfg.Dir); errors.Is(err, os.ErrNotExist) {
 		t, err := w.token(ctx, seal.KindGateway, 1)
 		if err != nil {
@@ -156,7 +137,10 @@ func (w *world) startDevices(ctx context.Context, role string, cpu, from, n int)
 // token makes an enrollment token.
 func (w *world) token(ctx context.Context, kind seal.Kind, uses int) (*seal.Token, error) {
 	var t v1.NewToken
-	in := map[string]any{"kind": kind, "site": siteName, "uses": uses}
+	in := map[string]any{"kind": kind, "uses": uses}
+	if kind != seal.KindCore {
+		in["site"] = siteName
+	}
 	if err := w.call(ctx, &t, http.MethodPost, "/v1/tokens", in); err != nil {
 		return nil, err
 	}
@@ -165,56 +149,24 @@ func (w *world) token(ctx context.Context, kind seal.Kind, uses int) (*seal.Toke
 
 // index is how far the log has come.
 func (w *world) index(ctx context.Context) (uint64, error) {
-	var c v1.Cluster
-	err := w.call(ctx, &c, http.MethodGet, "/v1/cluster", nil)
+	c, err := w.cluster(ctx)
 	return c.Index, err
 }
 
-// errAPI is an answer of the API that is no success.
-var errAPI = errors.New("the API refused")
-
-// maxAnswer bounds an answer of the API, in bytes.
-const maxAnswer = 1 << 20
-
-// call asks the core's API. in may be nil.
-func (w *world) call(ctx context.Context, out any, method, path string, in any) (err error) {
-	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return fmt.Errorf("encode request: %w", err)
-		}
-		body = bytes.NewReader(b)
-	}
-	req, err := http.NewRequestWithContext(ctx, method, w.apiURL+path, body)
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	req.Header.Set("Authorization", "Bearer "+w.bearer)
-	if in != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	res, err := w.api.Do(req)
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	defer res.Body.Close() //nolint:errcheck // it was only read
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
-	}
-	if res.StatusCode/100 != 2 {
-		return fmt.Errorf("%s %s: %w: %d %s", method, path, errAPI, res.StatusCode, b)
-	}
-	return json.Unmarshal(b, out)
+// call asks the first core node's API as the administrator. in may be nil.
+func (w *world) call(ctx context.Context, out any, method, path string, in any) error {
+	return w.ask(ctx, out, w.cores[0], w.bearer, request{method, path, in})
 }
 
 // close ends all processes and removes everything.
 func (w *world) close() error {
 	var errs []error
-	for _, c := range []*floor.Child{w.gateway, w.core} {
-		if c != nil {
-			errs = append(errs, c.Close())
+	if w.gateway != nil {
+		errs = append(errs, w.gateway.Close())
+	}
+	for _, c := range w.cores {
+		if c.child != nil {
+			errs = append(errs, c.child.Close())
 		}
 	}
 	if w.api != nil {
