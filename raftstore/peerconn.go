@@ -15,6 +15,7 @@ type peerConn struct {
 	peer     string // the verified id of the other side
 	kind     byte   // kindRaft or kindCall; on accepted connections
 	accepted bool
+	open     bool   // guarded by stream.mu: the peer was admitted, or admitted this node
 	order    uint64 // the higher, the younger
 	once     sync.Once
 }
@@ -75,12 +76,23 @@ func (s *peerStream) forget(c *peerConn) {
 	}
 }
 
-// prune closes the connections, of both directions, whose peer is not admitted any more. It does not block.
+// judged notes that the peer of an accepted connection is to be welcomed. It says whether that still holds: a removal before it
+// shows in admits, and one after it finds the connection.
+func (s *peerStream) judged(c *peerConn) bool {
+	s.mu.Lock()
+	c.open = true
+	s.mu.Unlock()
+	return s.hooks.admits == nil || s.hooks.admits(c.peer)
+}
+
+// prune closes the connections, of both directions, whose peer is not admitted any more. Those that are still being judged it
+// leaves alone: a stranger's must live until it was told why it is refused, or a node that was removed would take the end of
+// the connection for an accident. It does not block.
 func (s *peerStream) prune(admits func(id string) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		if !admits(c.peer) {
+		if c.open && !admits(c.peer) {
 			s.logger.Info("connection closed, the peer is no member", "peer", c.peer)
 			_ = c.plain.Close() // its owner notices and closes the rest
 			if !c.accepted {

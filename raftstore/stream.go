@@ -209,7 +209,6 @@ func (s *peerStream) welcome(plain net.Conn) (*peerConn, error) {
 	if err := s.track(c); err != nil {
 		return nil, fmt.Errorf("%s: %w", peer, err)
 	}
-	// After track, so that a removal from here on finds the connection.
 	if err := s.greet(ctx, c); err != nil {
 		s.forget(c)
 		return nil, err
@@ -217,9 +216,13 @@ func (s *peerStream) welcome(plain net.Conn) (*peerConn, error) {
 	return c, nil
 }
 
-// greet tells the peer whether it is admitted; an error says that it is not.
+// greet tells the peer whether it is admitted; an error says that it is not. A change of the members between the verdict and
+// the greeting finds the connection, see judged.
 func (s *peerStream) greet(ctx context.Context, c *peerConn) error {
 	greeting := s.hooks.greet(ctx, c.peer)
+	if greeting == greetWelcome && !s.judged(c) {
+		greeting = greetUnknown
+	}
 	if _, err := c.Write([]byte{greeting}); err != nil {
 		return fmt.Errorf("greet %s: %w", c.peer, err)
 	}
@@ -324,7 +327,7 @@ func (s *peerStream) introduce(ctx context.Context, plain net.Conn, id string, k
 	if !watched() {
 		return nil, fmt.Errorf("wait for the greeting: %w", context.Cause(ctx))
 	}
-	c := &peerConn{Conn: conn, plain: plain, peer: id}
+	c := &peerConn{Conn: conn, plain: plain, peer: id, open: true}
 	if err := s.track(c); err != nil {
 		return nil, err
 	}

@@ -242,6 +242,42 @@ func TestPeerConnectionsAreBounded(t *testing.T) {
 	})
 }
 
+// The members change while a peer is being judged: a stranger is told its verdict all the same, and who is no member any more
+// when the verdict falls is not welcomed.
+func TestMembersChangeDuringTheGreeting(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		verdict byte
+	}{{"stranger", greetRemoved}, {"removed", greetWelcome}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				cfg, peer := w.config("core-1").withDefaults(), w.config("core-2").withDefaults()
+				s, dialler := newPeerStream(&cfg), newPeerStream(&peer)
+				nobody := func(string) bool { return false }
+				s.hooks = streamHooks{
+					greet: func(context.Context, string) byte {
+						s.prune(nobody)
+						return c.verdict
+					},
+					admits: nobody,
+					serve:  map[byte]func(*peerConn){kindCall: func(*peerConn) { t.Error("a peer that is no member was served") }},
+				}
+				s.start()
+				toldRemoved := false
+				dialler.hooks.removed = func() { toldRemoved = true }
+				_, err := dialler.connect(t.Context(), "core-1", "core-1", kindCall)
+				wantError(t, err, errNotAdmitted)
+				if toldRemoved != (c.verdict == greetRemoved) {
+					t.Errorf("told that it was removed: %v", toldRemoved)
+				}
+				check(t, dialler.Close())
+				check(t, s.Close())
+			})
+		})
+	}
+}
+
 func TestLateHeartbeatsProveNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
