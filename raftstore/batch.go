@@ -18,8 +18,8 @@ const (
 	// not see one.
 	leaderWait = 10 * time.Second
 
-	// applyWait is how long an entry that the leader acknowledged keeps its place until it is applied here. It comes with
-	// the next message from the leader, after CommitTimeout; a node that is further behind lets others go first.
+	// applyWait is how long an entry that the leader acknowledged keeps its place until it is applied here, which takes a
+	// moment; a node that is further behind lets others go first.
 	applyWait = time.Second
 )
 

@@ -267,8 +267,8 @@ func raftConfig(cfg *Config, notify chan<- bool) *raft.Config {
 	c.HeartbeatTimeout = cfg.HeartbeatTimeout
 	c.ElectionTimeout = cfg.ElectionTimeout
 	c.LeaderLeaseTimeout = cfg.HeartbeatTimeout / 2
-	// An idle leader tells its followers of a commit after one to two of these, and for that long whoever proposed through a
-	// follower waits. 20 ms by default: some fifty small messages a second to each.
+	// An idle leader tells its followers of a commit after one to two of these; those that ask it something learn it from
+	// the answer, see notice. 20 ms by default: some fifty small messages a second to each.
 	c.CommitTimeout = max(cfg.HeartbeatTimeout/50, time.Millisecond)
 	// Sixteen full entries are 8 MiB, which a link of 7 Mbit/s carries within the transport's deadline.
 	c.MaxAppendEntries = maxInFlight

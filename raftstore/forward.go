@@ -1,6 +1,7 @@
 package raftstore
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -13,8 +14,8 @@ import (
 
 // The store's own methods.
 const (
-	methodPropose  uint8 = 1 // to the leader: an entry; answered when it is committed and applied there
-	methodRead     uint8 = 2 // to the leader: nothing; answered with a read point's index(8)
+	methodPropose  uint8 = 1 // to the leader: an entry; answered, when it is committed and applied there, with a notice or nothing
+	methodRead     uint8 = 2 // to the leader: wantNotice or nothing; answered with a read point: a notice or an index(8)
 	methodTransfer uint8 = 3 // to the leader: the id that shall lead, or nothing
 	methodMember   uint8 = 4 // to the leader: an id; answered with 1 when it is a member, 0 when it is not
 	methodVitals   uint8 = 5 // to any member: nothing; answered with its vitals
@@ -28,6 +29,9 @@ const (
 	// askTime bounds a short question to a peer.
 	askTime = 2 * time.Second
 )
+
+// wantNotice asks for a notice in place of the bare index. A leader that knows no notices answers with the index.
+var wantNotice = []byte{1}
 
 var (
 	errMethod = errors.New("unknown method")
@@ -143,6 +147,9 @@ func (s *Store) hand(e *entry) outcome {
 		s.logger.Warn("the leader did not answer, the outcome of an entry is open", "leader", leader, "error", err)
 		return unclear
 	case a.status == statusOK:
+		if n, err := decodeNotice(leader, a.body); err == nil { // none comes from one who leads no longer, or knows none
+			s.noticed(n, ctx.Done())
+		}
 		return applied
 	case a.status == statusNotLeader:
 		return refused
@@ -153,18 +160,18 @@ func (s *Store) hand(e *entry) outcome {
 	}
 }
 
-// propose takes an entry of another node in, as its leader.
-func (s *Store) propose(from string, body []byte) error {
+// propose takes an entry of another node in, as its leader, and returns an encoded notice that covers it, if it can.
+func (s *Store) propose(from string, body []byte) ([]byte, error) {
 	e, err := decodeEntry(body)
 	if err != nil {
-		return fmt.Errorf("entry from %s: %w", from, err)
+		return nil, fmt.Errorf("entry from %s: %w", from, err)
 	}
 	if !s.enter() {
-		return &NotLeaderError{}
+		return nil, &NotLeaderError{}
 	}
 	defer s.asking.Done()
 	if s.raft.State() != raft.Leader {
-		return s.notLeader()
+		return nil, s.notLeader()
 	}
 	e.timeMS = clampTime(s.batcher.wall())
 	f := s.raft.Apply(appendEntry(make([]byte, 0, len(body)), &e), 0)
@@ -177,22 +184,24 @@ func (s *Store) propose(from string, body []byte) error {
 	}
 	switch got {
 	case applied:
-		return nil
+		if n, ok := s.notice(); ok {
+			return n.encode(), nil
+		}
+		return nil, nil
 	case refused:
-		return s.notLeader()
+		return nil, s.notLeader()
 	case unclear:
 	}
-	return errUnsure
+	return nil, errUnsure
 }
 
 // handleOwn answers a call under one of the store's own methods.
 func (s *Store) handleOwn(ctx context.Context, from string, req *request) ([]byte, error) {
 	switch req.method {
 	case methodPropose:
-		return nil, s.propose(from, req.body)
+		return s.propose(from, req.body)
 	case methodRead:
-		index, err := s.readAsLeader(ctx)
-		return binary.BigEndian.AppendUint64(nil, index), err
+		return s.readAsLeader(ctx, bytes.Equal(req.body, wantNotice))
 	case methodTransfer:
 		return nil, s.transferAsLeader(ctx, string(req.body))
 	case methodMember:
@@ -234,14 +243,19 @@ func (s *Store) readFromLeader() (uint64, error) {
 	}
 	ctx, cancel := context.WithTimeout(s.leader.under(leader), askTime)
 	defer cancel()
-	b, err := s.ask(ctx, leader, methodRead, nil)
+	b, err := s.ask(ctx, leader, methodRead, wantNotice)
 	if err != nil {
 		return 0, err
 	}
-	if len(b) != 8 {
-		return 0, fmt.Errorf("%w: read point of %d bytes from %s", errAnswer, len(b), leader)
+	if len(b) == 8 {
+		return binary.BigEndian.Uint64(b), nil
 	}
-	return binary.BigEndian.Uint64(b), nil
+	n, err := decodeNotice(leader, b)
+	if err != nil {
+		return 0, fmt.Errorf("read point: %w", err)
+	}
+	s.noticed(n, ctx.Done())
+	return n.index, nil
 }
 
 // ReadBarrier returns once everything that was acknowledged anywhere in the cluster before the call is applied to this
@@ -285,8 +299,8 @@ func (s *Store) caughtUp(ctx context.Context, index uint64) (uint64, error) {
 		return 0, err
 	}
 	// Not index: that may be an entry that raft keeps to itself, for which another node's state machine would wait until
-	// the next command. seen belongs to an entry that every state machine sees, and covers all before it.
-	return s.applier.seen.Load(), nil
+	// the next command. This position belongs to an entry that every state machine sees, and covers all before it.
+	return s.applier.position().index, nil
 }
 
 // confirmed puts a reader on queue and returns the read point that it is given.
@@ -311,14 +325,20 @@ func (s *Store) confirmed(ctx context.Context, queue chan<- *readRequest) (uint6
 	}
 }
 
-// readAsLeader gives a read point that a follower reaches.
-func (s *Store) readAsLeader(ctx context.Context) (uint64, error) {
+// readAsLeader gives a follower, encoded, a read point that it reaches: as a notice if it wants one and this node still leads.
+func (s *Store) readAsLeader(ctx context.Context, wantsNotice bool) ([]byte, error) {
 	if s.raft.State() != raft.Leader {
-		return 0, s.notLeader()
+		return nil, s.notLeader()
 	}
 	index, err := s.confirmed(ctx, s.lead.reads)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return s.caughtUp(ctx, index)
+	if index, err = s.caughtUp(ctx, index); err != nil {
+		return nil, err
+	}
+	if n, ok := s.notice(); ok && wantsNotice {
+		return n.encode(), nil // of what is applied by now, which covers index
+	}
+	return binary.BigEndian.AppendUint64(nil, index), nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,8 +24,9 @@ type applier struct {
 	pos     position
 	stopped bool // Invariant: once set, sm is never called again, so no later entry and no snapshot hides the damage
 
-	// seen is the index of the last entry the state machine saw; it lets other goroutines read pos.index.
-	seen atomic.Uint64
+	// seen is a copy of pos for other goroutines.
+	seenMu sync.Mutex
+	seen   position // guarded by seenMu
 	// applied is the index up to which everything is applied, entries that raft keeps to itself included.
 	applied watermark
 	// checkpoints lets the nodes compare their states; it stays empty when the state machine is no Hasher.
@@ -94,8 +96,17 @@ func (a *applier) stop(err error) {
 
 func (a *applier) moveTo(pos position) {
 	a.pos = pos
-	a.seen.Store(pos.index)
+	a.seenMu.Lock()
+	a.seen = pos
+	a.seenMu.Unlock()
 	a.applied.advance(pos.index)
+}
+
+// position returns that of the last entry the state machine saw.
+func (a *applier) position() position {
+	a.seenMu.Lock()
+	defer a.seenMu.Unlock()
+	return a.seen
 }
 
 // Snapshot implements raft.FSM.

@@ -73,7 +73,7 @@ func TestApplierStopsForGood(t *testing.T) {
 			if got := sm.commands(); len(got) != 1 || got[0] != "good" {
 				t.Errorf("applied %v", got)
 			}
-			if a.applied.load() != 4 || a.seen.Load() != 4 {
+			if a.applied.load() != 4 || a.position().index != 4 {
 				t.Errorf("applied up to %d", a.applied.load())
 			}
 			if _, err := a.Snapshot(); err == nil {
@@ -137,7 +137,7 @@ func TestApplierRestores(t *testing.T) {
 	a, sm, fatal := machine()
 	a.ApplyBatch([]*raft.Log{logEntry(4, 1, "a")})
 	check(t, a.Restore(io.NopCloser(bytes.NewReader(sealed))))
-	if got := sm.commands(); len(got) != 1 || got[0] != "from the snapshot" || a.pos != samplePos || a.seen.Load() != samplePos.index {
+	if got := sm.commands(); len(got) != 1 || got[0] != "from the snapshot" || a.pos != samplePos || a.position().index != samplePos.index {
 		t.Fatalf("state %v at %+v", got, a.pos)
 	}
 	a.ApplyBatch([]*raft.Log{logEntry(0x0103, 5, "next")})

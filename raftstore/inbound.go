@@ -55,11 +55,7 @@ func (t *idTransport) relay(c *peerConn, in *raft.NetworkTransport, over <-chan 
 			if rpc.Reader != nil {
 				rpc.Reader = &pacedReader{r: rpc.Reader, conn: c}
 			}
-			select {
-			case t.consume <- rpc:
-			case <-over:
-				return
-			case <-t.stream.ctx.Done():
+			if !t.pass(rpc, over) {
 				return
 			}
 		case <-over:
@@ -67,6 +63,40 @@ func (t *idTransport) relay(c *peerConn, in *raft.NetworkTransport, over <-chan 
 		case <-t.stream.ctx.Done():
 			return
 		}
+	}
+}
+
+// pass gives raft one message. When it brought entries, the store hears of it after the peer has its answer.
+func (t *idTransport) pass(rpc raft.RPC, over <-chan struct{}) bool {
+	if req, ok := rpc.Command.(*raft.AppendEntriesRequest); !ok || len(req.Entries) == 0 {
+		return t.deliver(rpc, over)
+	}
+	back, answered := rpc.RespChan, make(chan raft.RPCResponse, 1)
+	rpc.RespChan = answered
+	if !t.deliver(rpc, over) {
+		return false
+	}
+	select {
+	case resp := <-answered:
+		back <- resp // it has room for the one answer
+		t.appended(over)
+		return true
+	case <-over:
+		return false
+	case <-t.stream.ctx.Done():
+		return false
+	}
+}
+
+// deliver gives raft a message; false: the connection or the port ended before raft took it.
+func (t *idTransport) deliver(rpc raft.RPC, over <-chan struct{}) bool {
+	select {
+	case t.consume <- rpc:
+		return true
+	case <-over:
+		return false
+	case <-t.stream.ctx.Done():
+		return false
 	}
 }
 

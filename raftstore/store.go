@@ -58,7 +58,8 @@ type Store struct {
 	asking   sync.WaitGroup // others that wait for an answer of raft's, see enter
 	pumping  sync.WaitGroup
 
-	forwarded atomic.Uint64 // entries that went to another leader
+	forwarded atomic.Uint64          // entries that went to another leader
+	told      atomic.Pointer[notice] // the newest one of a leader's notices; nil before the first
 
 	done     chan struct{} // closed by the first fatal error, or at the end of Shutdown
 	halted   chan struct{} // closed when one of raft's own goroutines had to be ended, see sealedLog
@@ -220,6 +221,7 @@ func (s *Store) startRaft(cfg *Config) error {
 	stream := newPeerStream(cfg)
 	s.transport = newIDTransport(cfg, stream)
 	s.transport.mayVote = func() bool { return len(s.members()) > 0 }
+	s.transport.appended = s.putNotice
 	stream.hooks = streamHooks{
 		greet:   s.greet,
 		admits:  s.mayDial,
@@ -360,7 +362,7 @@ func (s *Store) Snapshot() error {
 	if err != nil {
 		return err
 	}
-	if len(have) > 0 && have[0].Index >= s.applier.seen.Load() {
+	if len(have) > 0 && have[0].Index >= s.applier.position().index {
 		return nil
 	}
 	err = s.raft.Snapshot().Error()

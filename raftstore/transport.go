@@ -26,6 +26,8 @@ type idTransport struct {
 	logger  *slog.Logger
 	consume chan raft.RPC // unbuffered: what peers ask, from all connections
 	mayVote func() bool   // whether this node may answer questions for its vote
+	// appended is called when raft has taken entries in; it returns soon after over is closed.
+	appended func(over <-chan struct{})
 
 	beat atomic.Pointer[func(raft.RPC)] // raft's short cut for heartbeats; nil until raft sets it
 }
@@ -64,6 +66,7 @@ func newIDTransport(cfg *Config, stream *peerStream) *idTransport {
 		logger:           cfg.Logger,
 		consume:          make(chan raft.RPC),
 		mayVote:          func() bool { return true },
+		appended:         func(<-chan struct{}) {},
 	}
 }
 
