@@ -11,28 +11,36 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
-// A census counts what belongs to each site and gateway.
+// A census is what belongs to each site and gateway. Online is who shows online, as liveness.Tracker.Verdict has it: what the
+// record says, unless the site is silent.
 type census struct {
 	devices, online, gateways map[string]int // by site
 	through                   map[string]int // by gateway: devices online through it
 }
 
-// count counts the whole fleet in one pass.
-func (s *server) count(ctx context.Context, v registry.View) (*census, error) {
+// takeCensus sums up the registry's own counts: of one site, or of all if it is empty.
+func takeCensus(v registry.View, site string) *census {
 	t := &census{devices: make(map[string]int), online: make(map[string]int), gateways: make(map[string]int), through: make(map[string]int)}
-	_, _, err := gather(ctx, 0, func(f func(*registry.Device) bool) { v.Devices(ident.DeviceID{}, f) }, func(d *registry.Device) bool {
-		t.devices[d.Site]++
-		if s.verdict(v, d).Online {
-			t.online[d.Site]++
-			t.through[d.Presence.Gateway]++
+	add := func(c *registry.Count) bool {
+		switch {
+		case !c.Online:
+			t.devices[c.Site] += c.Devices
+		case v.SilentSince(c.Gateway) == 0:
+			t.online[c.Site] += c.Devices
+			t.through[c.Gateway] += c.Devices
 		}
-		return false
-	})
+		return true
+	}
+	if site == "" {
+		v.Counts(add)
+	} else {
+		v.SiteCounts(site, add)
+	}
 	v.Gateways(func(g *registry.Gateway) bool {
 		t.gateways[g.Site]++
 		return true
 	})
-	return t, err
+	return t
 }
 
 // siteRecord is a record as the API writes it. The record need not be the view's: the answer to a change shows what the change
@@ -49,12 +57,9 @@ type listSitesInput struct {
 	Paging
 }
 
-func (s *server) listSites(ctx context.Context, c *call, in *listSitesInput) (*reply[v1.List[v1.Site]], error) {
+func (*server) listSites(ctx context.Context, c *call, in *listSitesInput) (*reply[v1.List[v1.Site]], error) {
 	v := c.view
-	t, err := s.count(ctx, v)
-	if err != nil {
-		return nil, err
-	}
+	t := takeCensus(v, "")
 	return listing[registry.Site, v1.Site]{
 		visit: v.Sites,
 		keep:  func(r *registry.Site) bool { return c.sees(r.Name) },
@@ -82,22 +87,18 @@ type getSiteInput struct {
 	SitePath
 }
 
-func (s *server) getSite(ctx context.Context, c *call, in *getSiteInput) (*reply[v1.Site], error) {
+func (*server) getSite(_ context.Context, c *call, in *getSiteInput) (*reply[v1.Site], error) {
 	v := c.view
 	r, ok := v.Site(in.Name)
 	if !ok {
 		return nil, missingSite(in.Name)
 	}
-	return s.siteReply(ctx, c, v, r)
+	return siteReply(c, v, r), nil
 }
 
-func (s *server) siteReply(ctx context.Context, c *call, v registry.View, r *registry.Site) (*reply[v1.Site], error) {
-	t, err := s.count(ctx, v)
-	if err != nil {
-		return nil, err
-	}
+func siteReply(c *call, v registry.View, r *registry.Site) *reply[v1.Site] {
 	c.tag(r.Revision)
-	return answer(siteRecord(v, r, t)), nil
+	return answer(siteRecord(v, r, takeCensus(v, r.Name)))
 }
 
 type setSiteInput struct {
@@ -122,7 +123,7 @@ func (s *server) setSite(ctx context.Context, c *call, in *setSiteInput) (*reply
 	if err != nil {
 		return nil, err
 	}
-	return s.siteReply(ctx, c, s.Registry.View(), r)
+	return siteReply(c, s.Registry.View(), r), nil
 }
 
 type listGatewaysInput struct {
@@ -132,10 +133,7 @@ type listGatewaysInput struct {
 
 func (s *server) listGateways(ctx context.Context, c *call, in *listGatewaysInput) (*reply[v1.List[v1.Gateway]], error) {
 	v := c.view
-	t, err := s.count(ctx, v)
-	if err != nil {
-		return nil, err
-	}
+	t := takeCensus(v, "")
 	now := time.Now()
 	show := func(g *registry.Gateway) v1.Gateway {
 		heard, connected := s.Tracker.LastHeard(g.ID(), now)

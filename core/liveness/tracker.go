@@ -229,8 +229,8 @@ func (t *Tracker) Verdict(v registry.View, d *registry.Device, now time.Time) Ve
 		out.Reason = ReasonHeartbeatMissed
 		return out
 	}
-	if s, ok := v.Site(siteOf(p.Gateway)); ok && s.UnreachableMS != 0 {
-		out.Online, out.Reason, out.Since = false, ReasonSiteUnreachable, time.UnixMilli(s.UnreachableMS).UTC()
+	if ms := v.SilentSince(p.Gateway); ms != 0 {
+		out.Online, out.Reason, out.Since = false, ReasonSiteUnreachable, time.UnixMilli(ms).UTC()
 		return out
 	}
 	switch {

@@ -212,7 +212,7 @@ func (a *applier) setTags(c *command.SetTags) any {
 	if max(len(d.Tags()), len(d.OperatorTags)) > maxAllTags {
 		return fmt.Errorf("device %v would have over %d tags: %w", c.Device, maxAllTags, ErrInvalid)
 	}
-	a.view.devices.put(&d)
+	a.putDevice(&d)
 	a.event(EventDeviceTagged, a.subject(&d), map[string]string{"by": c.By.Operator})
 	return &d
 }
@@ -229,7 +229,7 @@ func (a *applier) setInterval(c *command.SetInterval) any {
 	}
 	d := *old
 	d.IntervalMS, d.Revision = c.IntervalMS, a.revision()
-	a.view.devices.put(&d)
+	a.putDevice(&d)
 	a.event(EventDeviceChanged, a.subject(&d), map[string]string{"heartbeat_interval": a.view.Interval(&d).String(), "by": c.By.Operator})
 	return &d
 }
@@ -245,7 +245,7 @@ func (a *applier) release(c *command.Release) any {
 	}
 	d := *old
 	d.State, d.Reason, d.Attach, d.Revision = wire.DeviceActive, "", nil, a.revision()
-	a.view.devices.put(&d)
+	a.putDevice(&d)
 	a.event(EventDeviceReleased, a.subject(&d), map[string]string{"by": c.By.Operator})
 	return &d
 }
@@ -291,7 +291,7 @@ func (a *applier) renewed(c *command.Renewed) any {
 	}
 	d := *old
 	d.Keys = withNotAfter(d.Keys, c.Key, c.NotAfter)
-	a.view.devices.put(&d)
+	a.putDevice(&d)
 	return nil
 }
 

@@ -122,7 +122,7 @@ func (a *applier) enrollDevice(t *Token, c *command.Enroll, key ident.KeyID) (*E
 		}
 		n := *d
 		n.Keys = withNotAfter(n.Keys, key, c.NotAfter)
-		a.view.devices.put(&n)
+		a.putDevice(&n)
 		return &Enrolled{Device: &n, Cert: c.Cert}, nil
 	}
 	if _, ok := a.view.devices.get(c.Device); ok || c.Device.IsZero() {
@@ -132,7 +132,7 @@ func (a *applier) enrollDevice(t *Token, c *command.Enroll, key ident.KeyID) (*E
 		ID: c.Device, Site: t.Site, State: wire.DeviceActive, TokenTags: t.Tags, EnrolledMS: a.ms, Revision: a.revision(),
 		Keys: []Key{{ID: key, SPKI: c.SPKI, State: KeyActive, SinceMS: a.ms, NotAfterMS: c.NotAfter}},
 	}
-	a.view.devices.put(d)
+	a.putDevice(d)
 	a.view.keys.put(&keyRef{Key: key, Device: d.ID})
 	a.event(EventDeviceEnrolled, a.subject(d), map[string]string{"token": t.ID.String(), "via": c.Via})
 	return &Enrolled{Device: d, Cert: c.Cert}, nil

@@ -224,11 +224,40 @@ func (s *session) check(t *rapid.T) {
 			t.Fatalf("machine %d: presence %+v, the model has %+v", m, p, w)
 		}
 	}
+	s.checkCounts(t, v)
 	for n, w := range s.w.tokens {
 		tok, ok := v.Token(seal.TokenID{n})
 		if !ok || int(tok.Uses-tok.Used) != w.left || (tok.RevokedMS != 0) != w.revoked {
 			t.Fatalf("token %d: %+v, the model has %+v", n, tok, w)
 		}
+	}
+}
+
+// checkCounts holds the counts, of all sites and of each, against the model's devices.
+func (s *session) checkCounts(t *rapid.T, v View) {
+	want := map[Count]int{}
+	for _, w := range s.w.devices {
+		want[Count{Site: w.site}]++
+		if w.online {
+			want[Count{Site: w.site, Online: true, Gateway: w.gateway}]++
+		}
+	}
+	collect := func(into map[Count]int, site string) func(*Count) bool {
+		return func(c *Count) bool {
+			if site != "" && c.Site != site {
+				t.Fatalf("asked for site %s, got %+v", site, c)
+			}
+			into[Count{Site: c.Site, Online: c.Online, Gateway: c.Gateway}] += c.Devices
+			return true
+		}
+	}
+	all, each := map[Count]int{}, map[Count]int{}
+	v.Counts(collect(all, ""))
+	for _, site := range []string{"p", "q", "r"} {
+		v.SiteCounts(site, collect(each, site))
+	}
+	if !maps.Equal(all, want) || !maps.Equal(each, want) {
+		t.Fatalf("counts %v, by site %v, the model has %v", all, each, want)
 	}
 }
 

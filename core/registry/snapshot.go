@@ -169,7 +169,7 @@ func (s *State) restore(kind byte, b []byte) error {
 		if err := wire.Unmarshal(b, d); err != nil {
 			return err
 		}
-		s.view.devices.put(d)
+		s.putDevice(d)
 		for _, k := range d.Keys {
 			s.view.keys.put(&keyRef{Key: k.ID, Device: d.ID})
 		}

@@ -173,7 +173,7 @@ func FuzzRestore(f *testing.F) {
 	f.Add(persist(f, New().View()))
 	d := Device{ID: m.id, Attach: &Attach{Attach: command.Attach{Start: 1, Run: 1, Session: 1}}} // no runs
 	s := New()
-	s.view.devices.put(&d)
+	s.putDevice(&d)
 	s.view.fleet = &Fleet{}
 	f.Add(persist(f, s.View()))
 	f.Fuzz(func(t *testing.T, b []byte) { usable(t, b, m) })

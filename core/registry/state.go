@@ -36,6 +36,7 @@ type View struct {
 	time      time.Time
 	fleet     *Fleet
 	devices   table[ident.DeviceID, Device]
+	counts    table[countKey, Count]
 	keys      table[ident.KeyID, keyRef]
 	sites     table[string, Site]
 	gateways  table[string, Gateway]
@@ -63,6 +64,7 @@ func emptyView() View {
 	return View{
 		devices: newTable(snapDevice, func(a, b ident.DeviceID) int { return bytes.Compare(a[:], b[:]) },
 			func(d *Device) ident.DeviceID { return d.ID }, func(k ident.DeviceID) *Device { return &Device{ID: k} }),
+		counts: newTable(0, compareCounts, (*Count).key, countAt),
 		keys: newTable(0, func(a, b ident.KeyID) int { return bytes.Compare(a[:], b[:]) },
 			func(k *keyRef) ident.KeyID { return k.Key }, func(k ident.KeyID) *keyRef { return &keyRef{Key: k} }),
 		sites: newTable(snapSite, compareStrings,
@@ -92,7 +94,7 @@ func gatewayAt(id string) *Gateway {
 // View is the registry as it is now.
 func (s *State) View() View {
 	v := s.view
-	v.devices, v.keys, v.sites = v.devices.clone(), v.keys.clone(), v.sites.clone()
+	v.devices, v.counts, v.keys, v.sites = v.devices.clone(), v.counts.clone(), v.keys.clone(), v.sites.clone()
 	v.gateways, v.tokens, v.operators = v.gateways.clone(), v.tokens.clone(), v.operators.clone()
 	v.uses, v.bearers, v.repeats, v.repeated = v.uses.clone(), v.bearers.clone(), v.repeats.clone(), v.repeated.clone()
 	return v

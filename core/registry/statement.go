@@ -61,7 +61,7 @@ func (a *applier) statement(it *command.Statement) StatementResult {
 	n := *d
 	if verdict == seen {
 		n.Duplicates++
-		a.view.devices.put(&n)
+		a.putDevice(&n)
 		return res
 	}
 	if refuse := a.take(&n, s, it); refuse != nil {
@@ -69,7 +69,7 @@ func (a *applier) statement(it *command.Statement) StatementResult {
 		return res
 	}
 	n.Epoch = Epoch{N: s.Epoch, ID: s.EpochID, Seq: s.Seq, Chain: s.Chain}
-	a.view.devices.put(&n)
+	a.putDevice(&n)
 	res.Epoch = n.Epoch
 	return res
 }
@@ -237,7 +237,7 @@ func (a *applier) transition(gateway string, it *command.PresenceItem) Transitio
 		return Transition{State: d.State} // only the gateway of the newest attach may say so
 	}
 	a.span(d, &n, gateway, it)
-	a.view.devices.put(&n)
+	a.putDevice(&n)
 	return Transition{State: n.State, Taken: true}
 }
 

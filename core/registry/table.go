@@ -50,15 +50,16 @@ func (t *table[K, V]) get(k K) (*V, bool) {
 	return r.v, ok
 }
 
-func (t *table[K, V]) put(v *V) {
+// put takes v in and returns what it takes the place of, or nil.
+func (t *table[K, V]) put(v *V) *V {
 	r := row[V]{v: v}
 	if t.kind != 0 {
 		r.d = digestOf(t.kind, v)
 		t.sum.xor(r.d)
 	}
-	if old, ok := t.t.ReplaceOrInsert(r); ok {
-		t.sum.xor(old.d)
-	}
+	old, _ := t.t.ReplaceOrInsert(r) // without one its digest is zero
+	t.sum.xor(old.d)
+	return old.v
 }
 
 func (t *table[K, V]) delete(k K) {

@@ -140,7 +140,7 @@ func TestHashShowsDifferences(t *testing.T) {
 	base := l.snapshot()
 	seen := map[[32]byte]string{l.state.View().Hash(): "nothing"}
 	for name, change := range map[string]func(*State){
-		"device":   func(s *State) { d := *mustDevice(t, s, m.id); d.Duplicates++; s.view.devices.put(&d) },
+		"device":   func(s *State) { d := *mustDevice(t, s, m.id); d.Duplicates++; s.putDevice(&d) },
 		"gone":     func(s *State) { s.view.devices.delete(m.id) },
 		"site":     func(s *State) { s.view.sites.put(&Site{Name: "plant-7", IntervalMS: 1}) },
 		"token":    func(s *State) { s.view.tokens.put(&Token{ID: seal.TokenID{99}}) },
