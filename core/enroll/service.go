@@ -202,33 +202,39 @@ func (s *Service) admit(ctx context.Context, v registry.View, r Request, t *regi
 	if !ok {
 		return nil, fmt.Errorf("enroll: result %T", res)
 	}
-	return s.answer(e), nil
+	return s.answer(e, pub)
 }
 
-func (s *Service) answer(e *registry.Enrolled) *wire.Enrolled {
+// answer is what whoever enrolls gets for its key.
+func (s *Service) answer(e *registry.Enrolled, pub ident.PublicKey) (*wire.Enrolled, error) {
 	v := s.reg.View()
 	out := &wire.Enrolled{Root: s.keys.root.Raw, Authority: s.keys.authCert}
-	role := ident.RoleDevice
+	var id ident.ID
 	switch {
 	case e.Device != nil:
-		out.Site = e.Device.Site
-		out.Identity = ident.Device(s.keys.fleet, e.Device.ID).String()
+		id, out.Site = ident.Device(s.keys.fleet, e.Device.ID), e.Device.Site
 		out.IntervalMS = wire.Millis(v.Interval(e.Device))
 	case e.Gateway != nil:
-		role, out.Site = ident.RoleGateway, e.Gateway.Site
-		out.Identity = ident.Gateway(s.keys.fleet, e.Gateway.Site, e.Gateway.Name).String()
+		id, out.Site = ident.Gateway(s.keys.fleet, e.Gateway.Site, e.Gateway.Name), e.Gateway.Site
 	case e.Node != nil:
-		role = ident.RoleCore
-		out.Identity = ident.Core(s.keys.fleet, e.Node.Name).String()
+		id = ident.Core(s.keys.fleet, e.Node.Name)
 	}
-	out.Chain = s.keys.WithIssuer(role, e.Cert)
+	out.Identity = id.String()
+	out.Chain = s.keys.WithIssuer(id.Role, e.Cert)
+	if e.Again {
+		// The same leaf as the first time, because issuing is a function of its arguments.
+		var err error
+		if out.Chain, err = s.keys.Chain(ident.Leaf{ID: id, Public: pub.Key, Now: time.UnixMilli(e.NotAfterMS).Add(-ident.LeafLifetime)}); err != nil {
+			return nil, err
+		}
+	}
 	if out.Site != "" {
 		out.Gateways = SiteGateways(v, out.Site)
 	}
-	if role != ident.RoleDevice {
+	if id.Role != ident.RoleDevice {
 		out.Cores = Uplinks(v)
 	}
-	return out
+	return out, nil
 }
 
 // Uplinks lists the addresses at which gateways reach the core's nodes.

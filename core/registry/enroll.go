@@ -14,8 +14,10 @@ type Enrolled struct {
 	Device  *Device           // of a device
 	Gateway *Gateway          // of a gateway
 	Node    *command.CoreNode // of a core node
-	Cert    []byte            // DER of the leaf to hand out: the stored one when this is a retry
-	Again   bool              // the key had been enrolled by this token before
+	// Cert is the DER of the leaf to hand out; nil when this is a retry, for which that of the first try is issued again.
+	Cert       []byte
+	NotAfterMS int64 // end of that leaf, as the first try's command had it
+	Again      bool  // the key had been enrolled by this token before
 }
 
 // enroll consumes a use of a token and admits a key. Result: *Enrolled.
@@ -51,9 +53,10 @@ func (a *applier) enroll(c *command.Enroll) any {
 	if err != nil {
 		return err
 	}
+	out.NotAfterMS = c.NotAfter
 	used := *t
 	used.Used++
-	a.view.uses.put(&Use{Token: t.ID, Key: key, Cert: c.Cert, AtMS: a.ms})
+	a.view.uses.put(&Use{Token: t.ID, Key: key, NotAfterMS: c.NotAfter})
 	a.view.tokens.put(&used)
 	a.auditEnrolled(t, c, out)
 	return out
@@ -81,7 +84,7 @@ func (a *applier) enrolledBefore(t *Token, u *Use) any {
 	if t.Kind == seal.KindCore {
 		for _, n := range a.view.fleet.Nodes {
 			if n.Key == u.Key {
-				return &Enrolled{Node: &n, Cert: u.Cert, Again: true}
+				return &Enrolled{Node: &n, NotAfterMS: u.NotAfterMS, Again: true}
 			}
 		}
 		return ErrRefused
@@ -98,7 +101,7 @@ func (a *applier) enrolledBefore(t *Token, u *Use) any {
 		if _, active := g.ActiveKey(u.Key); !active {
 			return ErrRefused
 		}
-		return &Enrolled{Gateway: g, Cert: u.Cert, Again: true}
+		return &Enrolled{Gateway: g, NotAfterMS: u.NotAfterMS, Again: true}
 	}
 	d, ok := a.view.devices.get(ref.Device)
 	if !ok || d.State == wire.DeviceDecommissioned {
@@ -107,7 +110,7 @@ func (a *applier) enrolledBefore(t *Token, u *Use) any {
 	if _, active := d.ActiveKey(u.Key); !active {
 		return ErrRefused
 	}
-	return &Enrolled{Device: d, Cert: u.Cert, Again: true}
+	return &Enrolled{Device: d, NotAfterMS: u.NotAfterMS, Again: true}
 }
 
 // enrollDevice makes a record, or, for a key that has one, keeps the record: the key is the identity.

@@ -92,6 +92,7 @@ func TestEnrollAgain(t *testing.T) {
 	again := func() *command.Enroll { // another try issues another certificate and draws another id
 		c := m.enroll(1)
 		c.Device, c.Cert = ident.NewDeviceID(), []byte("another leaf")
+		c.NotAfter += 1000
 		return c
 	}
 	last := start.Add(48*time.Hour - time.Millisecond)
@@ -99,7 +100,7 @@ func TestEnrollAgain(t *testing.T) {
 		l.now = at
 		eff := l.apply(again())
 		res, ok := eff.Results[0].(*Enrolled)
-		if !ok || !res.Again || res.Device.ID != first.Device.ID || string(res.Cert) != string(first.Cert) || len(eff.Events) != 0 {
+		if !ok || !res.Again || res.Device.ID != first.Device.ID || res.NotAfterMS != first.NotAfterMS || res.Cert != nil || len(eff.Events) != 0 {
 			t.Errorf("at %v: %+v", at, eff)
 		}
 	}

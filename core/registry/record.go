@@ -222,13 +222,12 @@ type Token struct {
 	Comment   string            `cbor:"12,keyasint,omitempty"`
 }
 
-// A Use of a token: which key it enrolled, and with which certificate, so that a retry after a lost reply gets the same. It
-// is forgotten once no retry is answered any more.
+// A Use of a token: which key it enrolled, and until when its certificate is valid, from which the same certificate can be
+// issued again for a retry after a lost reply. It is forgotten once no retry is answered any more.
 type Use struct {
-	Token seal.TokenID `cbor:"1,keyasint"`
-	Key   ident.KeyID  `cbor:"2,keyasint"`
-	Cert  []byte       `cbor:"3,keyasint"`
-	AtMS  int64        `cbor:"4,keyasint"`
+	Token      seal.TokenID `cbor:"1,keyasint"`
+	Key        ident.KeyID  `cbor:"2,keyasint"`
+	NotAfterMS int64        `cbor:"5,keyasint"`
 }
 
 // compareUses orders uses by token, then key.

@@ -146,7 +146,7 @@ func TestHashShowsDifferences(t *testing.T) {
 		"token":    func(s *State) { s.view.tokens.put(&Token{ID: seal.TokenID{99}}) },
 		"operator": func(s *State) { s.view.operators.put(&Operator{ID: "o9"}) },
 		"gateway":  func(s *State) { s.view.gateways.put(&Gateway{Site: "p", Name: "g"}) },
-		"use":      func(s *State) { s.view.uses.put(&Use{AtMS: 1}) },
+		"use":      func(s *State) { s.view.uses.put(&Use{NotAfterMS: 1}) },
 		"repeat":   func(s *State) { s.putRepeat(&Repeat{Operator: "o1"}) },
 		"fleet":    func(s *State) { f := *s.view.fleet; f.ClusterEpoch++; s.view.fleet = &f },
 		"audit":    func(s *State) { s.view.audit.Head[0] ^= 1 },

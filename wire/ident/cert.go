@@ -6,8 +6,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/big"
@@ -109,19 +111,25 @@ type Leaf struct {
 	IPs    []net.IP // RoleAPI only
 }
 
-// Issue signs a leaf certificate and returns its DER.
+// Issue signs a leaf certificate and returns its DER. The same leaf gives the same certificate, to the byte, as long as the CA's
+// key makes deterministic signatures (ECDSA as in RFC 6979, Ed25519): so a certificate that somebody may ask for again
+// need not be kept.
 func (ca CA) Issue(l Leaf) ([]byte, error) {
 	if l.ID.Role != RoleAPI && len(l.DNS)+len(l.IPs) > 0 {
 		return nil, fmt.Errorf("certificate for %v with DNS or IP names: %w", l.ID, ErrID)
 	}
+	serial, err := l.serial()
+	if err != nil {
+		return nil, err
+	}
 	t := &x509.Certificate{
-		SerialNumber: serial(), Subject: pkix.Name{CommonName: l.ID.Fleet + " " + string(l.ID.Role)},
+		SerialNumber: serial, Subject: pkix.Name{CommonName: l.ID.Fleet + " " + string(l.ID.Role)},
 		NotBefore: l.Now.Add(-BackDate), NotAfter: l.Now.Add(lifetime(l.ID.Role)),
 		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature,
 		URIs: []*url.URL{l.ID.URL()}, DNSNames: l.DNS, IPAddresses: l.IPs,
 		ExtKeyUsage: usages(l.ID.Role),
 	}
-	der, err := x509.CreateCertificate(rand.Reader, t, ca.Cert, l.Public, ca.Key)
+	der, err := x509.CreateCertificate(nil, t, ca.Cert, l.Public, ca.Key)
 	if err != nil {
 		return nil, fmt.Errorf("sign certificate for %v: %w", l.ID, err)
 	}
@@ -140,6 +148,34 @@ func usages(r Role) []x509.ExtKeyUsage {
 	case RoleAuthority:
 	}
 	return nil
+}
+
+// serial is a 127-bit serial number that two leaves share only if they are equal: it is a hash of all that tells them apart.
+func (l *Leaf) serial() (*big.Int, error) {
+	spki, err := x509.MarshalPKIXPublicKey(l.Public)
+	if err != nil {
+		return nil, fmt.Errorf("public key for %v: %w", l.ID, err)
+	}
+	h := sha256.New()
+	part := func(b []byte) {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(b)))
+		h.Write(n[:])
+		h.Write(b)
+	}
+	part([]byte("holdfast/serial/v1"))
+	part([]byte(l.ID.String()))
+	part(spki)
+	part(binary.BigEndian.AppendUint64(nil, uint64(l.Now.Unix()))) //nolint:gosec // G115: bits, whatever the sign
+	for _, name := range l.DNS {
+		part([]byte("dns:" + name))
+	}
+	for _, ip := range l.IPs {
+		part([]byte("ip:" + ip.String()))
+	}
+	b := h.Sum(nil)[:16]
+	b[0] &= 0x7f
+	return new(big.Int).SetBytes(b), nil
 }
 
 // serial is a random 127-bit serial number.

@@ -93,6 +93,45 @@ func TestLeafProfiles(t *testing.T) {
 	}
 }
 
+// The same leaf gives the same certificate; whatever is different makes another one, with another serial number.
+func TestIssuingIsAFunction(t *testing.T) {
+	key, err := ident.NewKey()
+	fatal(t, err)
+	root, err := ident.NewRoot("plant", key, made)
+	fatal(t, err)
+	other := identtest.Key(t).Public()
+	leaf := ident.Leaf{ID: ident.API("plant", "c1"), Public: identtest.Key(t).Public(), Now: made, DNS: []string{"a.example"}, IPs: []net.IP{{10, 0, 0, 1}}}
+	issue := func(l ident.Leaf) (der []byte, serial string) {
+		t.Helper()
+		der, err := root.Issue(l)
+		fatal(t, err)
+		return der, identtest.Parse(t, der)[0].SerialNumber.String()
+	}
+	first, serial := issue(leaf)
+	if again, _ := issue(leaf); !bytes.Equal(again, first) {
+		t.Error("the same leaf, issued again, is another certificate")
+	}
+	within := leaf
+	within.Now = made.Add(time.Second - 1) // a certificate holds whole seconds
+	if again, _ := issue(within); !bytes.Equal(again, first) {
+		t.Error("a part of a second makes another certificate")
+	}
+	for name, change := range map[string]func(l *ident.Leaf){
+		"identity": func(l *ident.Leaf) { l.ID = ident.API("plant", "c2") },
+		"key":      func(l *ident.Leaf) { l.Public = other },
+		"time":     func(l *ident.Leaf) { l.Now = made.Add(time.Second) },
+		"DNS name": func(l *ident.Leaf) { l.DNS = []string{"b.example"} },
+		"no name":  func(l *ident.Leaf) { l.DNS = nil },
+		"address":  func(l *ident.Leaf) { l.IPs = []net.IP{{10, 0, 0, 2}} },
+	} {
+		l := leaf
+		change(&l)
+		if _, got := issue(l); got == serial {
+			t.Errorf("another %s has the same serial number", name)
+		}
+	}
+}
+
 func TestNamesAreForTheAPIAlone(t *testing.T) {
 	f := identtest.New(t, "plant", made)
 	leaf := ident.Leaf{
