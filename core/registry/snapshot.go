@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"time"
+	"unique"
 
 	"github.com/holdfast-edge/holdfast/wire"
 )
@@ -95,7 +96,7 @@ func (v View) Persist(w io.Writer) error {
 
 // Restore reads a snapshot into a fresh state. The caller replaces its own only when there is no error.
 func Restore(r io.Reader) (*State, error) {
-	s := New()
+	s := &restorer{State: New(), tags: make(map[string]map[string]string)}
 	br := bufio.NewReaderSize(r, 256<<10)
 	var n uint64
 	for {
@@ -111,7 +112,7 @@ func Restore(r io.Reader) (*State, error) {
 			if err := wire.Unmarshal(b, &e); err != nil || e.Records != n {
 				return nil, fmt.Errorf("%d records, %d expected: %w", n, e.Records, ErrSnapshot)
 			}
-			return s, nil
+			return s.State, nil
 		}
 		if err := s.restore(kind, b); err != nil {
 			return nil, fmt.Errorf("record %d: %w: %w", n, ErrSnapshot, err)
@@ -136,7 +137,32 @@ func readSnapRecord(r io.Reader) (kind byte, b []byte, err error) {
 	return h[0], b, nil
 }
 
-func (s *State) restore(kind byte, b []byte) error {
+// A restorer reads records into a state. What Apply lets records share, it lets them share again: decoded one by one, each of
+// a hundred thousand devices would hold a copy of its token's tags and of its site's and gateway's names.
+type restorer struct {
+	*State
+	tags map[string]map[string]string // by their encoding
+}
+
+// share lets a device share what is equal in others.
+func (s *restorer) share(d *Device) error {
+	d.Site, d.Presence.Gateway = unique.Make(d.Site).Value(), unique.Make(d.Presence.Gateway).Value()
+	if d.TokenTags == nil {
+		return nil
+	}
+	b, err := wire.Marshal(d.TokenTags)
+	if err != nil {
+		return err
+	}
+	if same, ok := s.tags[string(b)]; ok {
+		d.TokenTags = same
+	} else {
+		s.tags[string(b)] = d.TokenTags
+	}
+	return nil
+}
+
+func (s *restorer) restore(kind byte, b []byte) error {
 	switch kind {
 	case snapHeader:
 		var h snapshotHeader
@@ -167,6 +193,9 @@ func (s *State) restore(kind byte, b []byte) error {
 	case snapDevice:
 		d := new(Device)
 		if err := wire.Unmarshal(b, d); err != nil {
+			return err
+		}
+		if err := s.share(d); err != nil {
 			return err
 		}
 		s.putDevice(d)

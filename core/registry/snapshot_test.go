@@ -84,6 +84,35 @@ func TestRestoredStateActsTheSame(t *testing.T) {
 	}
 }
 
+// Devices of one token share its tags and names in memory, after a restart as before it.
+func TestRestoredDevicesShare(t *testing.T) {
+	l := newLog(t)
+	c := token(1, 3)
+	c.Tags = map[string]string{"line": "3"}
+	l.ok(c)
+	other := token(2, 1)
+	other.Tags = map[string]string{"line": "4"}
+	l.ok(other)
+	a, b, d := newMachine(t), newMachine(t), newMachine(t)
+	for _, e := range []command.Command{a.enroll(1), b.enroll(1), d.enroll(2)} {
+		l.ok(e)
+	}
+	v := restore(t, l.snapshot()).View()
+	tags := func(m *machine) (map[string]string, uintptr) {
+		r, ok := v.Device(m.id)
+		if !ok {
+			t.Fatal("no record")
+		}
+		return r.TokenTags, reflect.ValueOf(r.TokenTags).Pointer()
+	}
+	ofA, inA := tags(a)
+	_, inB := tags(b)
+	ofD, inD := tags(d)
+	if inA != inB || inA == inD || ofA["line"] != "3" || ofD["line"] != "4" {
+		t.Errorf("tags %v and %v; two devices of one token share: %v", ofA, ofD, inA == inB)
+	}
+}
+
 func TestSnapshotOfNothing(t *testing.T) {
 	b := persist(t, New().View())
 	if s := restore(t, b); s.View().Fleet() != nil || !bytes.Equal(persist(t, s.View()), b) {

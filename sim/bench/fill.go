@@ -38,7 +38,7 @@ const (
 	fillBatch = 250
 	// fillAge is how long ago the devices were enrolled: long enough that no retry of it is answered any more.
 	fillAge = 72 * time.Hour
-	// certBytes is the size of a device's certificate in this fleet, which its enrollment keeps for repetitions.
+	// certBytes is the size of a device's certificate in this fleet.
 	certBytes = 476
 )
 
