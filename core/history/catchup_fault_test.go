@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
+
+	"github.com/holdfast-edge/holdfast/internal/disk"
+	"github.com/holdfast-edge/holdfast/internal/disk/simdisk"
 )
 
 // A course is a run that needs everything that catching up does: it appends, falls behind, falls behind further, is filled by a peer that
@@ -123,22 +125,22 @@ func TestPowerCutAtEveryStepOfCatchingUp(t *testing.T) {
 	for n := 0; ; n++ {
 		finished := false
 		for seed := range uint64(4) {
-			fsys := newMemFS()
+			fsys := simdisk.New(1)
 			opts := Options{SegmentBytes: smallSegment, FS: fsys}
 			s := mustOpenFailer(t, opts)
-			fsys.fuse = n
+			fsys.CutAfter(n)
 			c.synced = 0
 			err := c.run(t, s)
 			if finished = err == nil; finished {
 				break
 			}
-			if !errors.Is(err, ErrFailed) || !errors.Is(err, errPowerCut) {
+			if !errors.Is(err, ErrFailed) || !errors.Is(err, simdisk.ErrPowerCut) {
 				t.Fatalf("after %d operations: got %v, want ErrFailed for a power cut", n, err)
 			}
 			cuts++
-			next := fsys.crash(newRand(seed))
+			next := fsys.Crash(newRand(seed))
 			if seed == 3 { // only the process ends
-				next = fsys.kill()
+				next = fsys.Kill()
 			}
 			c.resume(t, next, uint64(n)+seed)
 		}
@@ -162,15 +164,15 @@ func mustOpenFailer(t failer, opts Options) *Store {
 }
 
 // resume opens the store with another power cut on the way, checks what is there, and finishes the course.
-func (c *course) resume(t failer, fsys *memFS, chance uint64) {
+func (c *course) resume(t failer, fsys *simdisk.Disk, chance uint64) {
 	t.Helper()
-	fsys.fuse = int(chance*7) % 40
+	fsys.CutAfter(int(chance*7) % 40)
 	if _, err := Open("dir", Options{SegmentBytes: smallSegment, FS: fsys}); err != nil {
-		if !errors.Is(err, errPowerCut) {
+		if !errors.Is(err, simdisk.ErrPowerCut) {
 			t.Fatalf("open: %v", err)
 		}
 	}
-	fsys = fsys.crash(newRand(chance))
+	fsys = fsys.Crash(newRand(chance))
 	opts := Options{SegmentBytes: smallSegment, FS: fsys}
 	s := mustOpenFailer(t, opts)
 	c.wantOpenOrClosed(t, s)
@@ -178,7 +180,7 @@ func (c *course) resume(t failer, fsys *memFS, chance uint64) {
 		t.Fatalf("the course after the power cut: %v", err)
 	}
 	wantComplete(t, s, c.recs)
-	s = mustOpenFailer(t, Options{SegmentBytes: smallSegment, FS: fsys.crash(newRand(chance))})
+	s = mustOpenFailer(t, Options{SegmentBytes: smallSegment, FS: fsys.Crash(newRand(chance))})
 	wantComplete(t, s, c.recs)
 }
 
@@ -187,7 +189,7 @@ func TestEveryFailureOfCatchingUp(t *testing.T) {
 	failures := 0
 	c := newCourse(t)
 	for n := int64(0); ; n++ {
-		fsys := newMemFS()
+		fsys := simdisk.New(1)
 		s := mustOpenFailer(t, Options{SegmentBytes: smallSegment, FS: fsys})
 		faulty := newFaultFS(n, syscall.EIO)
 		faulty.FS = fsys
@@ -232,9 +234,9 @@ func gapped(t *testing.T, recs []Record) string {
 }
 
 // loadMem returns the files of a store's directory in memory, in a directory "dir".
-func loadMem(t *testing.T, dir string) *memFS {
+func loadMem(t *testing.T, dir string) *simdisk.Disk {
 	t.Helper()
-	m := newMemFS()
+	m := simdisk.New(1)
 	for _, sub := range []string{"", aheadName} {
 		list, err := os.ReadDir(filepath.Join(dir, sub))
 		if err != nil {
@@ -243,8 +245,7 @@ func loadMem(t *testing.T, dir string) *memFS {
 		for _, e := range list {
 			if name := filepath.Join(sub, e.Name()); !e.IsDir() {
 				b := readFile(t, filepath.Join(dir, name))
-				f := &memFile{data: b, durable: bytes.Clone(b)}
-				m.files[filepath.Join("dir", name)], m.durable[filepath.Join("dir", name)] = f, f
+				m.Put(filepath.Join("dir", name), b)
 			}
 		}
 	}
@@ -256,18 +257,16 @@ func TestBitFlipsAroundAGap(t *testing.T) {
 	recs := testRecords(1, 26)
 	peer := whole(t, recs)
 	dir := gapped(t, recs)
-	names := slices.Sorted(maps.Keys(loadMem(t, dir).files))
+	names := loadMem(t, dir).Files()
 	if len(names) < 10 {
 		t.Fatalf("only %v", names)
 	}
 	behind := slices.IndexFunc(names, func(name string) bool { return filepath.Dir(name) != "dir" })
 	newest, refetched := names[behind-1], 0
 	for _, name := range names {
-		for i := range loadMem(t, dir).files[name].data {
+		for i := range loadMem(t, dir).Content(name) {
 			m := loadMem(t, dir)
-			f := m.files[name]
-			f.data[i] ^= 1 << (i % 8)
-			f.durable = bytes.Clone(f.data)
+			m.Flip(name, int64(i*8+i%8))
 			opts := Options{SegmentBytes: smallSegment, FS: m}
 			s, err := Open("dir", opts)
 			if err != nil {
@@ -304,12 +303,12 @@ func TestMissingFilesAroundAGap(t *testing.T) {
 		d.wantCorrupt(t, "")
 	}
 	d := damaged{dir: copyDir(t, dir), opts: catchupOptions}
-	g, err := readGap(osFS{}, d.dir)
+	g, err := readGap(disk.OS{}, d.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
 	g.state = gapCutting
-	if err := writeGap(osFS{}, d.dir, g); err != nil {
+	if err := writeGap(disk.OS{}, d.dir, g); err != nil {
 		t.Fatal(err)
 	}
 	base := filepath.Join(d.dir, filepath.Base((&Store{}).path(g.base.first)))

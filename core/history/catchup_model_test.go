@@ -9,11 +9,13 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"github.com/holdfast-edge/holdfast/internal/disk/simdisk"
 )
 
 // A node is a store with what a node's consensus log would know beside it.
 type node struct {
-	fs       *memFS
+	fs       *simdisk.Disk
 	opts     Options
 	s        *Store
 	applied  uint64 // log index up to which the log was applied
@@ -139,7 +141,7 @@ func (c *cluster) Empty(t *rapid.T) {
 	if _, _, _, open := peer.s.Missing(); open {
 		return
 	}
-	n.fs = newMemFS()
+	n.fs = simdisk.New(1)
 	n.applied, n.snapshot = 0, 0
 	c.start(t, n)
 	c.must(t, c.install(n, peer))
@@ -148,7 +150,7 @@ func (c *cluster) Empty(t *rapid.T) {
 // PowerCut lets the power of one node go after a few more operations, in whichever call that is, and again while it is opened.
 func (c *cluster) PowerCut(t *rapid.T) {
 	n, peer := c.pair(t)
-	n.fs.fuse = rapid.IntRange(0, 40).Draw(t, "fuse")
+	n.fs.CutAfter(rapid.IntRange(0, 40).Draw(t, "fuse"))
 	actions := map[string]func() error{
 		"append":  func() error { c.grow(t); return c.apply(n, c.end) },
 		"install": func() error { return c.install(n, peer) },
@@ -157,7 +159,7 @@ func (c *cluster) PowerCut(t *rapid.T) {
 	}
 	for range rapid.IntRange(1, 12).Draw(t, "actions") {
 		if err := actions[rapid.SampledFrom([]string{"append", "fill", "fill", "install", "sync"}).Draw(t, "action")](); err != nil {
-			if !errors.Is(err, ErrFailed) || !errors.Is(err, errPowerCut) {
+			if !errors.Is(err, ErrFailed) || !errors.Is(err, simdisk.ErrPowerCut) {
 				t.Fatalf("got %v, want ErrFailed for a power cut", err)
 			}
 			break
@@ -165,19 +167,19 @@ func (c *cluster) PowerCut(t *rapid.T) {
 	}
 	for {
 		if rapid.IntRange(0, 4).Draw(t, "kill") == 0 {
-			n.fs = n.fs.kill()
+			n.fs = n.fs.Kill()
 		} else {
-			n.fs = n.fs.crash(c.rand)
+			n.fs = n.fs.Crash(c.rand)
 		}
-		n.fs.fuse = rapid.IntRange(0, 80).Draw(t, "next fuse")
+		n.fs.CutAfter(rapid.IntRange(0, 80).Draw(t, "next fuse"))
 		n.opts.FS = n.fs
 		s, err := Open("dir", n.opts)
-		n.fs.fuse = -1
+		n.fs.CutAfter(-1)
 		if err == nil {
 			n.s = s
 			break
 		}
-		if !errors.Is(err, errPowerCut) {
+		if !errors.Is(err, simdisk.ErrPowerCut) {
 			t.Fatalf("open after a power cut: %v", err)
 		}
 	}
@@ -249,7 +251,7 @@ func TestClusterAgainstModel(t *testing.T) {
 		c := &cluster{rand: newRand(seed)}
 		size := rapid.SampledFrom([]int64{1, smallSegment, 1 << 20}).Draw(t, "segment size")
 		for i := range c.nodes {
-			c.nodes[i] = &node{fs: newMemFS(), opts: Options{SegmentBytes: size}}
+			c.nodes[i] = &node{fs: simdisk.New(1), opts: Options{SegmentBytes: size}}
 			c.start(t, c.nodes[i])
 		}
 		t.Repeat(map[string]func(*rapid.T){

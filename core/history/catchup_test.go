@@ -13,6 +13,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/holdfast-edge/holdfast/internal/disk"
+	"github.com/holdfast-edge/holdfast/internal/disk/simdisk"
 )
 
 var catchupOptions = Options{SegmentBytes: smallSegment, FS: quickFS{}}
@@ -144,7 +147,7 @@ func TestCatchUp(t *testing.T) {
 					for _, restart := range []bool{false, true} {
 						name := fmt.Sprintf("%d records, up to %d, then up to %d, by %d bytes, restart %v", had, upto, behind, maxBytes, restart)
 						t.Run(name, func(t *testing.T) {
-							opts := Options{SegmentBytes: smallSegment, FS: newMemFS()}
+							opts := Options{SegmentBytes: smallSegment, FS: simdisk.New(1)}
 							s := mustOpen(t, "dir", opts)
 							again := func() {
 								if restart {
@@ -194,7 +197,7 @@ func TestCatchUp(t *testing.T) {
 func TestAppendBehindTheGapIsDurable(t *testing.T) {
 	recs := testRecords(1, 30)
 	peer := whole(t, recs)
-	fsys := newMemFS()
+	fsys := simdisk.New(1)
 	opts := Options{SegmentBytes: smallSegment, FS: fsys}
 	s := mustOpen(t, "dir", opts)
 	mustSkip(t, s, 10, markOf(upToIndex(recs, 10)))
@@ -205,7 +208,7 @@ func TestAppendBehindTheGapIsDurable(t *testing.T) {
 	}
 	last := behind[19].Cursor()
 	for seed := range uint64(50) {
-		s := mustOpen(t, "dir", Options{SegmentBytes: smallSegment, FS: fsys.crash(newRand(seed))})
+		s := mustOpen(t, "dir", Options{SegmentBytes: smallSegment, FS: fsys.Crash(newRand(seed))})
 		if index, n := s.Last(); index != last.Index || n != last.N {
 			t.Fatalf("the newest record that survived is %d/%d, want %v", index, n, last)
 		}
@@ -216,25 +219,25 @@ func TestAppendBehindTheGapIsDurable(t *testing.T) {
 
 func TestSkipOfNothingMissingChangesNothing(t *testing.T) {
 	recs := testRecords(1, 20)
-	fsys := newMemFS()
+	fsys := simdisk.New(1)
 	s := mustOpen(t, "dir", Options{SegmentBytes: smallSegment, FS: fsys})
 	mustSkip(t, s, 0, Mark{})
 	mustSkip(t, s, 7, Mark{})
 	mustAppend(t, s, recs)
-	fsys.fuse = 0 // not one operation that changes something
+	fsys.CutAfter(0) // not one operation that changes something
 	for _, upto := range []uint64{20, 21, 1000} {
 		mustSkip(t, s, upto, markOf(recs))
 	}
 	for _, upto := range []uint64{1, 2, 10, 19} {
 		mustSkip(t, s, upto, markOf(upToIndex(recs, upto)))
 	}
-	fsys.fuse = -1
+	fsys.CutAfter(-1)
 	wantComplete(t, s, recs)
 	mustSkip(t, s, 30, markOf(testRecords(1, 30)))
-	fsys.fuse = 0
+	fsys.CutAfter(0)
 	mustSkip(t, s, 30, markOf(testRecords(1, 30)))
 	mustSkip(t, s, 25, markOf(testRecords(1, 25)))
-	fsys.fuse = -1
+	fsys.CutAfter(-1)
 	wantIncomplete(t, s, recs[len(recs)-1].Cursor(), 30)
 }
 
@@ -356,7 +359,7 @@ func TestWrongPeerIsFoundOut(t *testing.T) {
 		for _, had := range []int{0, 1, 2, 4, 9, 12, 16} {
 			for _, maxBytes := range []int{0, 300, MaxChunk} {
 				t.Run(fmt.Sprintf("%s, %d records, by %d bytes", name, had, maxBytes), func(t *testing.T) {
-					s := mustOpen(t, "dir", Options{SegmentBytes: smallSegment, FS: newMemFS()})
+					s := mustOpen(t, "dir", Options{SegmentBytes: smallSegment, FS: simdisk.New(1)})
 					mustAppend(t, s, recs[:had])
 					mustSkip(t, s, 24, markOf(upToIndex(recs, 24)))
 					mustAppend(t, s, recs)
@@ -394,7 +397,7 @@ func TestFillIsBounded(t *testing.T) {
 	if _, err := s.Fill(b); !errors.Is(err, ErrMismatch) {
 		t.Fatalf("got %v, want ErrMismatch", err)
 	}
-	if files := segmentFiles(t, osFS{}, s.dir); len(files) > 0 {
+	if files := segmentFiles(t, disk.OS{}, s.dir); len(files) > 0 {
 		t.Fatalf("%d segments are there", len(files))
 	}
 }
@@ -552,12 +555,12 @@ func TestCatchUpBesideEverythingElse(t *testing.T) {
 
 // hookFS calls a function when a segment behind the gap is opened to be read, which is while the gap is closed.
 type hookFS struct {
-	FS
+	disk.FS
 
 	hook func()
 }
 
-func (f *hookFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+func (f *hookFS) OpenFile(name string, flag int, perm fs.FileMode) (disk.File, error) {
 	if flag == os.O_RDONLY && filepath.Base(filepath.Dir(name)) == aheadName && strings.HasSuffix(name, ".hist") && f.hook != nil {
 		hook := f.hook
 		f.hook = nil
@@ -569,7 +572,7 @@ func (f *hookFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 // closing is a store whose gap up to log index 20 is about to be closed by b; hook is called in the middle of that.
 func closing(t *testing.T, recs []Record, hook func(*Store)) (s *Store, b []byte) {
 	t.Helper()
-	fsys := &hookFS{FS: newMemFS()}
+	fsys := &hookFS{FS: simdisk.New(1)}
 	s = mustOpen(t, "dir", Options{SegmentBytes: smallSegment, FS: fsys})
 	mustSkip(t, s, 20, markOf(upToIndex(recs, 20)))
 	mustAppend(t, s, upToIndex(recs, 25))

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/holdfast-edge/holdfast/internal/disk"
 )
 
 // damaged is a directory with two sealed segments and an open one, of which the records up to synced are behind the mark and the others
@@ -90,12 +92,12 @@ func (d *damaged) wantRepaired(tb testing.TB, want map[string]string) {
 	wantStored(tb, s, d.recs[:len(got)])
 	mustAppend(tb, s, d.recs)
 	wantStored(tb, s, d.recs)
-	wantSameFiles(tb, segmentFiles(tb, osFS{}, d.dir), want)
+	wantSameFiles(tb, segmentFiles(tb, disk.OS{}, d.dir), want)
 }
 
 func TestTornTailAtEveryByte(t *testing.T) {
 	d := newDamaged(t, 3)
-	want := segmentFiles(t, osFS{}, d.dir)
+	want := segmentFiles(t, disk.OS{}, d.dir)
 	mark := readFile(t, filepath.Join(d.dir, markName))
 	m, err := decodeMark(mark)
 	if err != nil {
@@ -124,7 +126,7 @@ func TestTornTailWithoutSync(t *testing.T) {
 	mustAppend(t, s, d.recs)
 	d.dir = copyDir(t, s.dir)
 	d.synced = int(s.segments[0].Records + s.segments[1].Records)
-	want := segmentFiles(t, osFS{}, d.dir)
+	want := segmentFiles(t, disk.OS{}, d.dir)
 	newest := d.files(t)[3]
 	whole := readFile(t, newest)
 	mark := readFile(t, filepath.Join(d.dir, markName))
@@ -142,7 +144,7 @@ func TestTornTailWithoutSync(t *testing.T) {
 // The process may end between sealing a segment and starting the next, or within the footer.
 func TestTornFooterAtEveryByte(t *testing.T) {
 	d := newDamaged(t, 0)
-	want := segmentFiles(t, osFS{}, d.dir)
+	want := segmentFiles(t, disk.OS{}, d.dir)
 	files := d.files(t)
 	sealed := readFile(t, files[2])
 	if err := os.Remove(files[3]); err != nil {
@@ -185,7 +187,7 @@ func TestBitFlipBeforeTheMarkIsRefused(t *testing.T) {
 
 func TestBitFlipBehindTheMarkIsCut(t *testing.T) {
 	d := newDamaged(t, 4)
-	want := segmentFiles(t, osFS{}, d.dir)
+	want := segmentFiles(t, disk.OS{}, d.dir)
 	files := d.files(t)
 	markBytes, newest := readFile(t, files[0]), readFile(t, files[3])
 	m, err := decodeMark(markBytes)
@@ -292,7 +294,7 @@ func TestSegmentsSurviveBeingCopiedFromAPeer(t *testing.T) {
 		writeFile(t, name, readFile(t, filepath.Join(peer.dir, filepath.Base(name))))
 	}
 	wantStored(t, mustOpen(t, d.dir, d.opts), d.recs)
-	got, want := segmentFiles(t, osFS{}, d.dir), segmentFiles(t, osFS{}, peer.dir)
+	got, want := segmentFiles(t, disk.OS{}, d.dir), segmentFiles(t, disk.OS{}, peer.dir)
 	if !slices.Equal(slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want))) {
 		t.Error("the nodes' segments differ")
 	}

@@ -17,9 +17,6 @@ var (
 	// bug of the caller.
 	ErrInvalid = errors.New("history: invalid record")
 
-	// ErrLocked is wrapped by Open's error when another store has the directory open.
-	ErrLocked = errors.New("history: directory is in use")
-
 	// ErrVersion is wrapped by Open's error when a file was written in a format that this release does not know.
 	ErrVersion = errors.New("history: unknown format version")
 

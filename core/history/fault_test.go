@@ -8,11 +8,14 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/holdfast-edge/holdfast/internal/disk"
+	"github.com/holdfast-edge/holdfast/internal/disk/simdisk"
 )
 
 // faultFS is the operating system's file system, whose nth operation fails. A failing write has written half.
 type faultFS struct {
-	FS
+	disk.FS
 
 	countdown *atomic.Int64 // operations until the failing one, which is at 0
 	err       error
@@ -39,7 +42,7 @@ func (f faultFS) MkdirAll(d string, p fs.FileMode) error {
 	return errors.Join(f.op(), f.FS.MkdirAll(d, p))
 }
 
-func (f faultFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
+func (f faultFS) OpenFile(name string, flag int, perm fs.FileMode) (disk.File, error) {
 	if err := f.op(); err != nil {
 		return nil, err
 	}
@@ -51,7 +54,7 @@ func (f faultFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error)
 }
 
 type faultFile struct {
-	File
+	disk.File
 
 	fs faultFS
 }
@@ -112,7 +115,7 @@ func TestEveryFailureStopsTheStore(t *testing.T) {
 			wantRecords(t, got, recs[:len(got)])
 			mustAppend(t, s, recs)
 			wantStored(t, s, recs)
-			wantSameFiles(t, segmentFiles(t, osFS{}, dir), want)
+			wantSameFiles(t, segmentFiles(t, disk.OS{}, dir), want)
 			mustClose(t, s)
 		}
 		if failures < 40 {
@@ -201,40 +204,40 @@ func TestReadErrorIsPassedOn(t *testing.T) {
 			t.Errorf("scan, operation %d: %v", n, err)
 		}
 	}
-	s.fs = osFS{}
+	s.fs = disk.OS{}
 	wantStored(t, s, recs)
 }
 
 func TestSyncOfNothingNewLeavesTheDiskAlone(t *testing.T) {
-	fsys := newMemFS()
+	fsys := simdisk.New(1)
 	s := mustOpen(t, "dir", Options{FS: fsys})
 	for _, recs := range [][]Record{nil, testRecords(1, 3)} {
 		mustAppend(t, s, recs)
 		if err := s.Sync(); err != nil {
 			t.Fatal(err)
 		}
-		fsys.fuse = 0
+		fsys.CutAfter(0)
 		if err := s.Sync(); err != nil {
 			t.Fatal(err)
 		}
-		fsys.fuse = -1
+		fsys.CutAfter(-1)
 	}
 }
 
 func TestCloseSyncs(t *testing.T) {
-	fsys := newMemFS()
+	fsys := simdisk.New(1)
 	s := mustOpen(t, "dir", Options{FS: fsys})
 	recs := testRecords(1, 9)
 	mustAppend(t, s, recs)
 	mustClose(t, s)
-	s = mustOpen(t, "dir", Options{FS: fsys.crash(rand.New(rand.NewPCG(1, 1)))})
+	s = mustOpen(t, "dir", Options{FS: fsys.Crash(rand.New(rand.NewPCG(1, 1)))})
 	wantStored(t, s, recs)
 }
 
 // After a failed sync the kernel may keep in memory what never reached the disk, and the next sync succeeds. A store that is opened then
 // must believe the disk.
 func TestOpenAfterAFailedSyncReadsTheDisk(t *testing.T) {
-	fsys := newMemFS()
+	fsys := simdisk.New(1)
 	s := mustOpen(t, "dir", Options{FS: fsys})
 	recs := testRecords(1, 9)
 	mustAppend(t, s, recs[:5])
@@ -242,12 +245,11 @@ func TestOpenAfterAFailedSyncReadsTheDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustAppend(t, s, recs)
-	fsys.broken = true
+	fsys.SetHook(simdisk.FailNth(simdisk.OpSync, 1, syscall.EIO))
 	wantStopped(t, s, s.Sync(), syscall.EIO)
-	fsys.broken = false
 	s = mustOpen(t, "dir", Options{FS: fsys})
 	wantStored(t, s, recs[:5])
 	mustAppend(t, s, recs)
 	mustClose(t, s)
-	wantStored(t, mustOpen(t, "dir", Options{FS: fsys.crash(rand.New(rand.NewPCG(1, 1)))}), recs)
+	wantStored(t, mustOpen(t, "dir", Options{FS: fsys.Crash(rand.New(rand.NewPCG(1, 1)))}), recs)
 }

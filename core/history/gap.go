@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+
+	"github.com/holdfast-edge/holdfast/internal/disk"
 )
 
 const (
@@ -64,9 +66,9 @@ func decodeGap(b []byte) (gap, error) {
 }
 
 // readGap returns the gap of dir, nil when there is none.
-func readGap(fsys FS, dir string) (*gap, error) {
+func readGap(fsys disk.FS, dir string) (*gap, error) {
 	name := filepath.Join(dir, gapName)
-	b, err := readSmall(fsys, name, gapSize)
+	b, err := disk.ReadSmall(fsys, name, gapSize)
 	if b == nil || err != nil {
 		return nil, err
 	}
@@ -78,7 +80,9 @@ func readGap(fsys FS, dir string) (*gap, error) {
 }
 
 // writeGap replaces the gap of dir, durably.
-func writeGap(fsys FS, dir string, g *gap) error { return writeSmall(fsys, dir, gapName, g.encode()) }
+func writeGap(fsys disk.FS, dir string, g *gap) error {
+	return disk.Replace(fsys, dir, gapName, g.encode())
+}
 
 // newAhead makes the store for what is appended while g is open, not yet restored. It lies in a folder of s's directory; it needs no lock
 // and has no gap of its own, and its chain goes on from what will be there once g is closed.
@@ -91,7 +95,7 @@ func (s *Store) newAhead(g *gap) *Store {
 // openAhead opens that store. A folder that is left of an earlier gap, which reached less far, is emptied.
 func (s *Store) openAhead(g *gap) (*Store, error) {
 	a := s.newAhead(g)
-	if err := s.fs.MkdirAll(a.dir, dirPerm); err != nil {
+	if err := s.fs.MkdirAll(a.dir, disk.DirPerm); err != nil {
 		return nil, err
 	}
 	if err := s.fs.SyncDir(s.dir); err != nil {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/holdfast-edge/holdfast/internal/disk"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -23,16 +25,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const smallSegment = 300
 
 // quickFS is the operating system's file system without waiting for the disk, for tests that end no more than the process.
-type quickFS struct{ osFS }
+type quickFS struct{ disk.OS }
 
-type quickFile struct{ File }
+type quickFile struct{ disk.File }
 
 func (quickFS) SyncDir(string) error { return nil }
 func (quickFile) Sync() error        { return nil }
 func (quickFile) DropCache() error   { return nil }
 
-func (f quickFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
-	file, err := f.osFS.OpenFile(name, flag, perm)
+func (f quickFS) OpenFile(name string, flag int, perm fs.FileMode) (disk.File, error) {
+	file, err := f.OS.OpenFile(name, flag, perm)
 	return quickFile{file}, err
 }
 
@@ -192,7 +194,7 @@ func copyDir(tb testing.TB, from string) string {
 }
 
 // segmentFiles returns the content of all segments by name.
-func segmentFiles(t failer, fsys FS, dir string) map[string]string {
+func segmentFiles(t failer, fsys disk.FS, dir string) map[string]string {
 	t.Helper()
 	list, err := fsys.ReadDir(dir)
 	if err != nil {
@@ -212,7 +214,7 @@ func segmentFiles(t failer, fsys FS, dir string) map[string]string {
 			t.Fatalf("%v", err)
 		}
 		b := make([]byte, size)
-		if _, err := readFull(f, b, 0); err != nil {
+		if _, err := disk.ReadFull(f, b, 0); err != nil {
 			t.Fatalf("%v", err)
 		}
 		if err := f.Close(); err != nil {
@@ -248,7 +250,7 @@ func readFile(tb testing.TB, name string) []byte {
 
 func writeFile(tb testing.TB, name string, b []byte) {
 	tb.Helper()
-	if err := os.WriteFile(name, b, fs.FileMode(filePerm)); err != nil {
+	if err := os.WriteFile(name, b, 0o600); err != nil {
 		tb.Fatal(err)
 	}
 }

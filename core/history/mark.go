@@ -3,12 +3,10 @@ package history
 import (
 	"bytes"
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"hash/crc32"
-	"io/fs"
-	"os"
 	"path/filepath"
+
+	"github.com/holdfast-edge/holdfast/internal/disk"
 )
 
 const (
@@ -57,9 +55,9 @@ func decodeMark(b []byte) (syncMark, error) {
 }
 
 // readMark returns the mark of dir; found is false when there is none.
-func readMark(fsys FS, dir string) (m syncMark, found bool, err error) {
+func readMark(fsys disk.FS, dir string) (m syncMark, found bool, err error) {
 	name := filepath.Join(dir, markName)
-	b, err := readSmall(fsys, name, markSize)
+	b, err := disk.ReadSmall(fsys, name, markSize)
 	if b == nil || err != nil {
 		return syncMark{}, false, err
 	}
@@ -68,8 +66,8 @@ func readMark(fsys FS, dir string) (m syncMark, found bool, err error) {
 }
 
 // writeMark replaces the mark of dir, durably.
-func writeMark(fsys FS, dir string, m syncMark) error {
-	return writeSmall(fsys, dir, markName, m.encode())
+func writeMark(fsys disk.FS, dir string, m syncMark) error {
+	return disk.Replace(fsys, dir, markName, m.encode())
 }
 
 // checkSmall checks a file that is read as a whole: its length, how it begins, and the checksum in its last four bytes. Its error is damage.
@@ -81,35 +79,6 @@ func checkSmall(b, magic []byte, size int) error {
 		return damage("the file does not start as it should")
 	case crc32.Checksum(b[:size-4], castagnoli) != binary.BigEndian.Uint32(b[size-4:]):
 		return damage("the checksum does not fit")
-	}
-	return nil
-}
-
-// readSmall returns the content of a file of so many bytes, and one byte more when it is longer; nil when there is no such file.
-func readSmall(fsys FS, name string, size int) ([]byte, error) {
-	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	b := make([]byte, size+1)
-	n, err := readFull(f, b, 0)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
-	}
-	return b[:n], nil
-}
-
-// writeSmall replaces a file of dir as a whole, durably.
-func writeSmall(fsys FS, dir, name string, content []byte) error {
-	f, err := createDurably(fsys, dir, name, content)
-	if err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("close %s: %w", filepath.Join(dir, name), err)
 	}
 	return nil
 }

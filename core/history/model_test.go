@@ -4,19 +4,19 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
-)
 
-const createFlags = os.O_CREATE
+	"github.com/holdfast-edge/holdfast/internal/disk"
+	"github.com/holdfast-edge/holdfast/internal/disk/simdisk"
+)
 
 // machine drives a store over a file system that loses power, beside a model of it: the plain list of records.
 type machine struct {
 	t    *rapid.T
-	fs   *memFS
+	fs   *simdisk.Disk
 	opts Options
 	s    *Store
 	log  []Record // every record that was ever appended: what the replicated log would give again
@@ -104,27 +104,27 @@ func (m *machine) Read(t *rapid.T) {
 // power again while the store is opened.
 func (m *machine) PowerCut(t *rapid.T) {
 	m.grow(t)
-	m.fs.fuse = rapid.IntRange(0, 25).Draw(t, "fuse")
+	m.fs.CutAfter(rapid.IntRange(0, 25).Draw(t, "fuse"))
 	err := m.apply(t)
 	if err == nil && rapid.Bool().Draw(t, "sync") {
 		if err = m.s.Sync(); err == nil {
 			m.sure = m.have
 		}
 	}
-	if err != nil && (!errors.Is(err, ErrFailed) || !errors.Is(err, errPowerCut)) {
+	if err != nil && (!errors.Is(err, ErrFailed) || !errors.Is(err, simdisk.ErrPowerCut)) {
 		t.Fatalf("got %v, want ErrFailed for a power cut", err)
 	}
 	for {
-		m.fs = m.fs.crash(m.rand)
+		m.fs = m.fs.Crash(m.rand)
 		m.opts.FS = m.fs
-		m.fs.fuse = rapid.IntRange(0, 40).Draw(t, "next fuse")
+		m.fs.CutAfter(rapid.IntRange(0, 40).Draw(t, "next fuse"))
 		s, err := Open("dir", m.opts)
-		m.fs.fuse = -1
+		m.fs.CutAfter(-1)
 		if err == nil {
 			m.s = s
 			break
 		}
-		if !errors.Is(err, errPowerCut) {
+		if !errors.Is(err, simdisk.ErrPowerCut) {
 			t.Fatalf("open after a power cut: %v", err)
 		}
 	}
@@ -133,7 +133,7 @@ func (m *machine) PowerCut(t *rapid.T) {
 
 // Kill ends the process without Close, and starts it again.
 func (m *machine) Kill(t *rapid.T) {
-	m.fs = m.fs.kill()
+	m.fs = m.fs.Kill()
 	m.opts.FS = m.fs
 	m.open()
 	m.recount(t)
@@ -142,7 +142,7 @@ func (m *machine) Kill(t *rapid.T) {
 // recount finds out how many records survived, which must be a beginning of the log and all that was synced. What Open has found must
 // itself be durable.
 func (m *machine) recount(t *rapid.T) {
-	wantSameFiles(t, segmentFiles(t, m.fs.crash(m.rand), "dir"), segmentFiles(t, m.fs, "dir"))
+	wantSameFiles(t, segmentFiles(t, m.fs.Crash(m.rand), "dir"), segmentFiles(t, m.fs, "dir"))
 	got, err := scanAll(m.s, 0)
 	if err != nil {
 		t.Fatalf("scan: %v", err)
@@ -168,7 +168,7 @@ func (m *machine) Check(t *rapid.T) {
 func TestStoreAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seed := rapid.Uint64().Draw(t, "seed")
-		m := &machine{t: t, fs: newMemFS(), rand: rand.New(rand.NewPCG(seed, seed))}
+		m := &machine{t: t, fs: simdisk.New(1), rand: rand.New(rand.NewPCG(seed, seed))}
 		m.opts = Options{SegmentBytes: rapid.SampledFrom([]int64{1, smallSegment, 1 << 20}).Draw(t, "segment size"), FS: m.fs}
 		m.open()
 		t.Repeat(map[string]func(*rapid.T){
@@ -191,7 +191,7 @@ func TestStoreAgainstModel(t *testing.T) {
 // referenceFiles returns the segments of a store that was given recs in one go.
 func referenceFiles(t failer, segmentBytes int64, recs []Record) map[string]string {
 	t.Helper()
-	fsys := newMemFS()
+	fsys := simdisk.New(1)
 	s, err := Open("dir", Options{SegmentBytes: segmentBytes, FS: fsys})
 	if err != nil {
 		t.Fatalf("open: %v", err)
@@ -217,7 +217,7 @@ func TestSegmentsAreIdenticalHoweverWritten(t *testing.T) {
 					s = mustOpen(t, dir, Options{SegmentBytes: smallSegment, FS: quickFS{}})
 				}
 			}
-			wantSameFiles(t, segmentFiles(t, osFS{}, dir), want)
+			wantSameFiles(t, segmentFiles(t, disk.OS{}, dir), want)
 		}
 	}
 }

@@ -10,19 +10,21 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/holdfast-edge/holdfast/internal/disk"
 )
 
 // Open opens the history in dir, which it creates when it is missing. It reads and checks every segment, so it takes the time that the
 // disk needs for that, and finds out where the streams' records lie.
 //
 // What a crash left behind the last synced record is cut off, with a warning in the log: applying the log again brings it back. Any other
-// damage is an error that wraps ErrCorrupt; nothing is changed then. Further errors wrap ErrLocked, ErrVersion, or are the disk's.
+// damage is an error that wraps ErrCorrupt; nothing is changed then. Further errors wrap disk.ErrLocked, ErrVersion, or are the disk's.
 func Open(dir string, opts Options) (*Store, error) {
 	s, err := newStore(dir, opts)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.fs.MkdirAll(dir, dirPerm); err != nil {
+	if err := s.fs.MkdirAll(dir, disk.DirPerm); err != nil {
 		return nil, fmt.Errorf("create history directory: %w", err)
 	}
 	if err := s.fs.SyncDir(filepath.Dir(dir)); err != nil {
@@ -50,7 +52,7 @@ func newStore(dir string, opts Options) (*Store, error) {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.fs == nil {
-		s.fs = osFS{}
+		s.fs = disk.OS{}
 	}
 	s.index.streams = make(map[StreamID][]position)
 	return s, nil
@@ -155,7 +157,7 @@ func (s *Store) clean() ([]uint64, error) {
 	}
 	var firsts []uint64
 	for _, e := range list {
-		base, tmp := strings.CutSuffix(e.Name(), tmpSuffix)
+		base, tmp := strings.CutSuffix(e.Name(), disk.TmpSuffix)
 		first, ok := parseName(base)
 		switch {
 		case tmp && (ok || base == markName || base == gapName):
@@ -253,7 +255,7 @@ func (s *Store) loadNewest(first uint64, floor int64) error {
 }
 
 // cut removes the torn end of the newest segment.
-func (s *Store) cut(f File, torn *CorruptError) error {
+func (s *Store) cut(f disk.File, torn *CorruptError) error {
 	size, err := f.Size()
 	if err != nil {
 		return err
@@ -284,7 +286,7 @@ func (s *Store) dropEmpty() error {
 
 // load scans one segment into the index, and the records behind the mark into the chain. Its tally covers what was good, also beside an
 // error.
-func (s *Store) load(f File, first uint64) (tally, error) {
+func (s *Store) load(f disk.File, first uint64) (tally, error) {
 	h := header{first: first}
 	if n := len(s.firsts); n > 0 {
 		h.prev = s.firsts[n-1]

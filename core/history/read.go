@@ -8,6 +8,8 @@ import (
 	"os"
 	"slices"
 	"sort"
+
+	"github.com/holdfast-edge/holdfast/internal/disk"
 )
 
 const (
@@ -72,7 +74,7 @@ type reader struct {
 	store  *Store
 	stream StreamID
 	firsts []uint64
-	f      File
+	f      disk.File
 	open   int // ordinal of the segment that f is, -1 before the first
 	buf    []byte
 }
@@ -203,7 +205,7 @@ func (r *reader) frame(first uint64, offset int64) (Record, error) {
 // fill reads on until the buffer has want bytes of the file from offset, or the file ends; have of them are there already.
 func (r *reader) fill(have, want int, offset int64) (int, error) {
 	r.buf = slices.Grow(r.buf[:have], want-have)[:want]
-	n, err := readFull(r.f, r.buf[have:], offset+int64(have))
+	n, err := disk.ReadFull(r.f, r.buf[have:], offset+int64(have))
 	return have + n, err
 }
 

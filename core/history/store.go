@@ -9,6 +9,8 @@ import (
 	"math"
 	"path/filepath"
 	"sync"
+
+	"github.com/holdfast-edge/holdfast/internal/disk"
 )
 
 const (
@@ -32,7 +34,7 @@ type Options struct {
 	// MaxSegmentBytes. It must be the same on all nodes and must not change, or their segments can no longer be compared.
 	SegmentBytes int64
 	Logger       *slog.Logger // nil: say nothing
-	FS           FS           // nil: the operating system's
+	FS           disk.FS      // nil: the operating system's
 }
 
 // A Segment describes a sealed segment.
@@ -57,7 +59,7 @@ type Store struct {
 	dir          string
 	segmentBytes int64
 	log          *slog.Logger
-	fs           FS
+	fs           disk.FS
 	lock         io.Closer
 
 	// Held through Skip and Fill, the calls that open and close the gap. Lock order: fillMu, wmu, syncMu, mu; those of ahead like its own.
@@ -91,7 +93,7 @@ type Store struct {
 
 // A writer is the segment that is being written.
 type writer struct {
-	f     File
+	f     disk.File
 	first uint64
 	tally        // what is in the file
 	buf   []byte // what is not yet; at most flushBytes and one record
@@ -268,7 +270,7 @@ func (s *Store) begin(first uint64) error {
 		h.prev = s.firsts[n-1]
 	}
 	b := encodeHeader(h)
-	f, err := createDurably(s.fs, s.dir, fmt.Sprintf(segmentName, first), b)
+	f, err := disk.Create(s.fs, s.dir, fmt.Sprintf(segmentName, first), b)
 	if err != nil {
 		return err
 	}
@@ -313,7 +315,7 @@ func (s *Store) Sync() error {
 }
 
 // syncTo makes f durable and then says so in the mark. The caller holds syncMu.
-func (s *Store) syncTo(f File, m syncMark) error {
+func (s *Store) syncTo(f disk.File, m syncMark) error {
 	if m == s.mark {
 		return nil
 	}

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/holdfast-edge/holdfast/internal/disk"
 )
 
 func TestRoundTrip(t *testing.T) {
@@ -191,8 +193,8 @@ func TestOptions(t *testing.T) {
 func TestDirectoryIsLocked(t *testing.T) {
 	dir := t.TempDir()
 	s := mustOpen(t, dir, Options{})
-	if _, err := Open(dir, Options{}); !errors.Is(err, ErrLocked) {
-		t.Fatalf("got %v, want ErrLocked", err)
+	if _, err := Open(dir, Options{}); !errors.Is(err, disk.ErrLocked) {
+		t.Fatalf("got %v, want disk.ErrLocked", err)
 	}
 	mustClose(t, s)
 	mustOpen(t, dir, Options{})
