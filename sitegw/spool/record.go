@@ -1,0 +1,58 @@
+package spool
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+)
+
+// MaxData is the most bytes that a record can have.
+const MaxData = 1 << 20
+
+// Kind says what a record is. It is opaque to the spool: its users give it a meaning.
+type Kind uint8
+
+// A Record is an entry of the spool.
+type Record struct {
+	Seq    uint64 // from 1, without gaps
+	Kind   Kind
+	TimeMS int64  // given by who appended it: milliseconds since 1970-01-01 UTC
+	Data   []byte // at most MaxData bytes
+}
+
+// Chain is the running hash over all records up to one of them; zero before the first.
+type Chain [sha256.Size]byte
+
+// Next is the chain behind r: SHA-256 of the chain before it, its number (8 bytes, big-endian), its kind (1), its time (8) and its data.
+func (c Chain) Next(r *Record) Chain {
+	b := make([]byte, 0, 128)
+	b = append(b, c[:]...)
+	b = appendHead(b, r)
+	h := sha256.New()
+	h.Write(b)
+	h.Write(r.Data)
+	return Chain(h.Sum(b[:0]))
+}
+
+// headSize is what a record is beside its data, in frames and in the chain.
+const headSize = 17
+
+func appendHead(b []byte, r *Record) []byte {
+	b = binary.BigEndian.AppendUint64(b, r.Seq)
+	b = append(b, byte(r.Kind))
+	return binary.BigEndian.AppendUint64(b, uint64(r.TimeMS)) //nolint:gosec // two's complement
+}
+
+// A Point is a place between two records: behind the one with number Seq.
+type Point struct {
+	Seq   uint64
+	Chain Chain
+}
+
+// then is the point behind r, which follows on p.
+func (p Point) then(r *Record) Point { return Point{r.Seq, p.Chain.Next(r)} }
+
+// A Range is records From to To, both included.
+type Range struct{ From, To uint64 }
+
+// Empty tells whether there is no record in it.
+func (r Range) Empty() bool { return r.From == 0 || r.From > r.To }
