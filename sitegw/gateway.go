@@ -21,9 +21,12 @@ import (
 	"github.com/holdfast-edge/holdfast/sitegw/agentlink"
 	"github.com/holdfast-edge/holdfast/sitegw/corelink"
 	"github.com/holdfast-edge/holdfast/sitegw/cores"
+	"github.com/holdfast-edge/holdfast/sitegw/custody"
 	"github.com/holdfast-edge/holdfast/sitegw/mirror"
 	"github.com/holdfast-edge/holdfast/sitegw/roster"
+	"github.com/holdfast-edge/holdfast/sitegw/spool"
 	"github.com/holdfast-edge/holdfast/sitegw/witness"
+	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/credential"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/link"
@@ -91,6 +94,7 @@ const (
 	settingsFile  = "gateway.yaml"
 	transportFile = "agents.keys"
 	coresFile     = "cores"
+	spoolDir      = "spool"
 )
 
 // LoadSettings reads gateway.yaml of a data directory. The error names the file, and the key where there is one.
@@ -164,6 +168,8 @@ type Gateway struct {
 	lock    *durable.Lock
 	cred    *credential.Credential
 	roster  *roster.Roster
+	spool   *spool.Spool
+	custody *custody.Keeper
 	uplink  *corelink.Link
 	agents  *agentlink.Server
 	witness *witness.Witness
@@ -213,6 +219,12 @@ func New(c Config) (_ *Gateway, err error) {
 			return nil, fmt.Errorf("ops address: %w", err)
 		}
 	}
+	if g.spool, err = spool.Open(spool.Config{Dir: filepath.Join(c.DataDir, spoolDir), Wall: c.Wall, Log: c.Log}); err != nil {
+		return nil, err
+	}
+	if g.custody, err = custody.Open(custody.Config{Spool: g.spool, Wall: c.Wall, Log: c.Log}); err != nil {
+		return nil, err
+	}
 	g.assemble()
 	return g, nil
 }
@@ -224,11 +236,14 @@ func (g *Gateway) assemble() {
 		Dir: g.DataDir, Fleet: g.cred.ID.Fleet, Authority: g.cred.Authority, Wall: g.Wall, Log: g.Log,
 	})
 	g.uplink = corelink.New(corelink.Config{
-		Cores: cores.Open(filepath.Join(g.DataDir, coresFile), g.Cores, g.Log), Witness: g.witness, Transport: g.up, Credential: g.cred, Roster: g.roster, Mirror: m, Listen: g.Listen, Version: g.Version,
-		Wall: g.Wall, Log: g.Log, Changed: func(d []ident.DeviceID, site bool) { g.agents.Changed(d, site) },
+		Cores: cores.Open(filepath.Join(g.DataDir, coresFile), g.Cores, g.Log), Witness: g.witness, Transport: g.up, Credential: g.cred, Roster: g.roster, Custody: g.custody, Mirror: m, Listen: g.Listen,
+		Version: g.Version, Wall: g.Wall, Log: g.Log,
+		Changed:  func(d []ident.DeviceID, site bool) { g.agents.Changed(d, site) },
+		Receipts: func(all []wire.DeviceReceipt) { g.agents.Receipts(all) },
+		Refused:  func(all []custody.Refused) { g.agents.Refused(all) },
 	})
 	g.agents = agentlink.New(agentlink.Config{
-		Self: g.cred.ID, Uplink: g.uplink, Roster: g.roster, Mirror: m, Wall: g.Wall, Log: g.Log,
+		Self: g.cred.ID, Authority: g.cred.Authority, Uplink: g.uplink, Custody: g.custody, Roster: g.roster, Mirror: m, Wall: g.Wall, Log: g.Log,
 	})
 }
 
@@ -239,6 +254,7 @@ func (g *Gateway) ID() ident.ID { return g.cred.ID }
 func (g *Gateway) Run(ctx context.Context) error {
 	g.Log.Info("gateway runs", "identity", g.cred.ID.String(), "listen", g.Listen)
 	eg, ctx := errgroup.WithContext(ctx)
+	eg.Go(func() error { return g.spool.Run(ctx) })
 	eg.Go(func() error { return g.agents.Serve(ctx, g.ln) })
 	eg.Go(func() error { return g.uplink.Run(ctx) })
 	eg.Go(func() error { g.roster.Watch(ctx); return nil })
@@ -281,6 +297,9 @@ func (g *Gateway) close() error {
 		if t != nil {
 			errs = append(errs, t.Close())
 		}
+	}
+	if g.spool != nil {
+		errs = append(errs, g.spool.Close()) // where it ran it has closed itself
 	}
 	return errors.Join(append(errs, g.lock.Close())...)
 }

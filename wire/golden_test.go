@@ -31,9 +31,10 @@ func samples() map[Type]any {
 	return map[Type]any{
 		TypeError:        &Error{Code: CodeBusy, RetryAfterMS: 1500, Detail: "too many enrollments", Ref: TypeEnroll, ID: 7},
 		TypeAttach:       &Attach{Capability: 1, Sealed: []byte("sealed attach")},
-		TypeWelcome:      &Welcome{Capability: 1, Identity: id, IntervalMS: 5000, KeepAliveMS: 5000, Site: "berlin", TimeMS: 1795464000000},
+		TypeWelcome:      &Welcome{Capability: 1, Identity: id, IntervalMS: 5000, KeepAliveMS: 5000, Site: "berlin", TimeMS: 1795464000000, Kept: &Kept{Epoch: 1, Seq: 7, Chain: bytes.Repeat([]byte{5}, 32)}, PeriodMS: 10000},
 		TypeHeartbeat:    &Heartbeat{Run: 1 << 63, Number: 42, Answered: 41, UptimeMS: 3600000, IntervalMS: 5000, Desired: 3, Running: []byte{1, 2, 3}},
-		TypeHeartbeatAck: &HeartbeatAck{Number: 42, IntervalMS: 10000, Receipt: []byte("receipt"), Gateways: []string{"10.0.0.2:7443"}},
+		TypeHeartbeatAck: &HeartbeatAck{Number: 42, IntervalMS: 10000, Receipt: []byte("receipt"), Gateways: []string{"10.0.0.2:7443"}, Uplink: true},
+		TypeCustody:      &Custody{Epoch: 1, Seq: 8},
 		TypeStatement:    &Statement{Sealed: []byte("sealed statement")},
 		TypeRenew:        &Renew{CSR: []byte("csr")},
 		TypeRenewed:      &Renewed{Chain: [][]byte{[]byte("leaf"), []byte("ca")}},
@@ -44,9 +45,9 @@ func samples() map[Type]any {
 		TypeUplinkWelcome: &UplinkWelcome{
 			Capability: 1, Identity: "spiffe://plant/gateway/berlin/gw1", ReportPeriodMS: 10000, TimeMS: 1795464000000,
 		},
-		TypeSubmit: &Submit{ID: 5, TimeMS: 1795464000000, Statements: [][]byte{[]byte("one"), []byte("two")}},
+		TypeSubmit: &Submit{ID: 5, TimeMS: 1795464000000, Statements: [][]byte{[]byte("one"), []byte("two")}, AfterMS: []int64{0, 40}},
 		TypeSubmitted: &Submitted{ID: 5, Results: []SubmitResult{
-			{Receipt: []byte("receipt")}, {Code: CodeConflict, Detail: "seq 3 was committed with other content"},
+			{}, {Code: CodeConflict, Detail: "seq 3 was committed with other content"},
 		}},
 		TypePresence: &Presence{
 			TimeMS: 1795464000000, Digest: true, Count: 2, Slots: []uint32{0, 1000}, AgesMS: []uint32{10, 4000},
@@ -66,6 +67,7 @@ func samples() map[Type]any {
 		TypeRelayRenew:    &RelayRenew{ID: 12, Device: goldenDevice, Renew: Renew{CSR: []byte("csr")}},
 		TypeRelayRenewed:  &RelayRenewed{ID: 12, Renewed: Renewed{Chain: [][]byte{[]byte("leaf"), []byte("ca")}}},
 		TypeAsk:           &Ask{Device: goldenDevice},
+		TypeReceipts:      &Receipts{Items: []DeviceReceipt{{Device: goldenDevice, Receipt: []byte("receipt")}}},
 	}
 }
 

@@ -35,6 +35,7 @@ const (
 	TypeRenew        Type = 7
 	TypeRenewed      Type = 8
 	TypeGoAway       Type = 9
+	TypeCustody      Type = 10
 
 	TypeEnroll   Type = 16
 	TypeEnrolled Type = 17
@@ -50,6 +51,7 @@ const (
 	TypeRelayRenew    Type = 40
 	TypeRelayRenewed  Type = 41
 	TypeAsk           Type = 42
+	TypeReceipts      Type = 43
 )
 
 // types lists every type with its name and the largest frame (type and message) it may have, in bytes.
@@ -66,6 +68,7 @@ var types = map[Type]struct {
 	TypeRenew:         {"renew", 4 << 10},
 	TypeRenewed:       {"renewed", 32 << 10},
 	TypeGoAway:        {"go_away", 512},
+	TypeCustody:       {"custody", 512},
 	TypeEnroll:        {"enroll", 8 << 10},
 	TypeEnrolled:      {"enrolled", 32 << 10},
 	TypeUplinkHello:   {"uplink_hello", 4 << 10},
@@ -79,6 +82,7 @@ var types = map[Type]struct {
 	TypeRelayRenew:    {"relay_renew", 8 << 10},
 	TypeRelayRenewed:  {"relay_renewed", 64 << 10},
 	TypeAsk:           {"ask", 512},
+	TypeReceipts:      {"receipts", MaxFrame},
 }
 
 // MaxStatement bounds a sealed statement, in bytes.
@@ -117,6 +121,16 @@ type Welcome struct {
 	KeepAliveMS uint32 `cbor:"4,keyasint"` // QUIC keep-alive to use from the next session on
 	Site        string `cbor:"5,keyasint"` // the gateway's site
 	TimeMS      int64  `cbor:"6,keyasint"` // the gateway's wall clock, Unix ms; unsigned, a hint only
+	Kept        *Kept  `cbor:"7,keyasint,omitempty"`
+	PeriodMS    uint32 `cbor:"8,keyasint,omitempty"` // the core's report period: while the gateway has an uplink, a receipt takes no longer than three
+}
+
+// Kept is up to where the gateway has the agent's statements on disk from earlier sessions. The agent need not send them,
+// if the chain is its own.
+type Kept struct {
+	Epoch uint64 `cbor:"1,keyasint"`
+	Seq   uint64 `cbor:"2,keyasint"`
+	Chain []byte `cbor:"3,keyasint"` // after Seq
 }
 
 // Heartbeat is small and unsigned: the session is authenticated and attached.
@@ -136,11 +150,23 @@ type HeartbeatAck struct {
 	IntervalMS uint32   `cbor:"2,keyasint,omitempty"` // interval to use from now on; 0: unchanged
 	Receipt    []byte   `cbor:"3,keyasint,omitempty"` // a seal.Receipt
 	Gateways   []string `cbor:"4,keyasint,omitempty"` // addresses of the site's gateways; empty: unchanged
+	Uplink     bool     `cbor:"5,keyasint,omitempty"` // the gateway says that it has a session with the core
 }
 
-// Statement carries one sealed statement, from an agent.
+// Statement carries one sealed statement, from an agent. On one session they come in order, each once, but for a step back
+// after a refusal.
 type Statement struct {
 	Sealed []byte `cbor:"1,keyasint"`
+}
+
+// MaxUnkept is how many statements an agent may have under way on a session without Custody.
+const MaxUnkept = 8
+
+// Custody tells an agent that the gateway has its statements up to this one on disk: they need not be sent again on this
+// session. Only a receipt lets the agent forget them.
+type Custody struct {
+	Epoch uint64 `cbor:"1,keyasint"`
+	Seq   uint64 `cbor:"2,keyasint"`
 }
 
 // Renew asks for a new certificate for the key that the session was opened with.
@@ -200,11 +226,12 @@ type UplinkWelcome struct {
 	TimeMS         int64  `cbor:"4,keyasint"`
 }
 
-// Submit brings sealed statements to the core, oldest first per device.
+// Submit brings sealed statements to the core, in the order in which the gateway took them.
 type Submit struct {
 	ID         uint64   `cbor:"1,keyasint"` // chosen by the gateway; the answer repeats it
 	TimeMS     int64    `cbor:"2,keyasint"` // when the gateway received the first of them, Unix ms
 	Statements [][]byte `cbor:"3,keyasint"` // at most MaxBatch
+	AfterMS    []int64  `cbor:"4,keyasint"` // for each, when it was received, counted from TimeMS
 }
 
 // MaxBatch bounds the statements of one Submit.
@@ -216,12 +243,29 @@ type Submitted struct {
 	Results []SubmitResult `cbor:"2,keyasint"`
 }
 
-// SubmitResult tells what became of one statement: Code 0 and a receipt when it is committed, now or before.
+// SubmitResult tells what became of one statement: Code 0 when it is committed, now or before.
 type SubmitResult struct {
-	Code    Code   `cbor:"1,keyasint,omitempty"`
-	Detail  string `cbor:"2,keyasint,omitempty"`
-	Receipt []byte `cbor:"3,keyasint,omitempty"` // a seal.Receipt
+	Code   Code   `cbor:"1,keyasint,omitempty"`
+	Detail string `cbor:"2,keyasint,omitempty"`
 }
+
+// Receipts brings devices' receipts to a gateway: to a device's first statement at once, then at most once in a report
+// period.
+type Receipts struct {
+	Items []DeviceReceipt `cbor:"1,keyasint"` // at most MaxReceipts
+}
+
+// MaxReceipts bounds the receipts of one message.
+const MaxReceipts = 1024
+
+// DeviceReceipt is one device's newest receipt.
+type DeviceReceipt struct {
+	Device  ident.DeviceID `cbor:"1,keyasint"`
+	Receipt []byte         `cbor:"2,keyasint"` // a seal.Receipt, at most MaxReceipt bytes
+}
+
+// MaxReceipt bounds a sealed receipt, in bytes.
+const MaxReceipt = 512
 
 // Presence is a gateway's word about its devices: transitions as they happen, and once per report period the digest.
 type Presence struct {

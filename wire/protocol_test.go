@@ -37,6 +37,7 @@ func TestProtocolDocument(t *testing.T) {
 	}
 	for name, part := range map[string]any{
 		"result": SubmitResult{}, "online": DeviceOnline{}, "offline": DeviceOffline{}, "interval": DeviceInterval{}, "device": SiteDevice{},
+		"kept": Kept{}, "receipt": DeviceReceipt{},
 	} {
 		documented(t, section(t, doc, name), reflect.TypeOf(part))
 	}

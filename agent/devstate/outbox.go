@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 
 	"github.com/holdfast-edge/holdfast/internal/durable"
@@ -147,6 +148,29 @@ func (st *State) Oldest() *seal.SealedStatement {
 		return nil
 	}
 	return st.pending[0]
+}
+
+// After is the oldest statement without a receipt that comes after a place in the sequence; nil: there is none.
+func (st *State) After(epoch, seq uint64) *seal.SealedStatement {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	i := sort.Search(len(st.pending), func(i int) bool {
+		p := st.pending[i]
+		return p.Epoch > epoch || p.Epoch == epoch && p.Seq > seq
+	})
+	if i == len(st.pending) {
+		return nil
+	}
+	return st.pending[i]
+}
+
+// Holds tells whether the outbox holds the statement at a place, with the given chain after it.
+func (st *State) Holds(epoch, seq uint64, chain []byte) bool {
+	if seq == 0 {
+		return false
+	}
+	s := st.After(epoch, seq-1)
+	return s != nil && s.Epoch == epoch && s.Seq == seq && string(s.Chain[:]) == string(chain)
 }
 
 // Receipted lets go of the statements that a verified receipt covers. A receipt for an older epoch or seq is no news; one that

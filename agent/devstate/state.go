@@ -213,10 +213,13 @@ func (st *State) Attach() seal.Attach {
 		Version: seal.AttachVersion, Device: st.signer.Device, Start: st.s.Start, Epoch: st.s.Epoch, Lowest: st.head.seq + 1, Highest: st.head.seq,
 		Chain: st.head.chain, ClusterEpoch: st.s.ClusterEpoch, Order: st.s.Order, IntervalMS: st.s.IntervalMS,
 	}
-	for _, p := range st.pending {
-		if p.Epoch == st.s.Epoch {
+	for i, p := range st.pending {
+		switch {
+		case p.Epoch == st.s.Epoch:
 			a.Lowest = p.Seq
-			break
+			return a
+		case i == 0:
+			a.OldestEpoch, a.OldestSeq = p.Epoch, p.Seq
 		}
 	}
 	return a

@@ -214,6 +214,17 @@ func (w *world) admit(i int, interval time.Duration) *gateway {
 	return g
 }
 
+// period is the report period that gateways tell.
+const period = 10 * time.Second
+
+// welcome admits the agent with what is in custody from before.
+func (g *gateway) welcome(kept *wire.Kept) {
+	g.w.t.Helper()
+	g.send(wire.TypeWelcome, wire.Welcome{
+		Capability: 1, Identity: g.w.device.String(), IntervalMS: wire.Millis(time.Minute), KeepAliveMS: 5000, Kept: kept, PeriodMS: wire.Millis(period),
+	})
+}
+
 func (g *gateway) send(t wire.Type, m any) {
 	g.w.t.Helper()
 	if err := g.Send(t, m); err != nil {

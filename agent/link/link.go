@@ -61,6 +61,7 @@ type Link struct {
 	sent     uint64 // heartbeats of this run
 	answered uint64
 	wake     chan struct{} // capacity 1: there is a new statement
+	doubts   string        // a gateway that withholds receipts, to be named in the next attach; "": none
 
 	gateways []string // in the order of preference: the one that worked last comes first
 }
@@ -92,7 +93,7 @@ func (l *Link) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // an end that was asked for is no error
 		}
-		if admitted {
+		if admitted && !errors.Is(err, errWithheld) {
 			failed = 0
 			if time.Since(start) > healthyAfter {
 				b.Reset()
@@ -154,7 +155,7 @@ func (l *Link) open(ctx context.Context, gw string) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &session{Link: l, link: ls, interval: clamp(interval), keepAlive: keepAlive}
+	s := &session{Link: l, link: ls, interval: clamp(interval), keepAlive: keepAlive, up: newUpload()}
 	if err := s.attach(); err != nil {
 		s.link.Close()
 		return nil, err
@@ -194,7 +195,7 @@ func (s *session) attach() error {
 	s.sessions++
 	a := s.State.Attach()
 	a.Gateway, a.Start, a.Run, a.Session = peer.ID.String(), s.Start, s.Link.run, s.sessions
-	a.IntervalMS, a.TimeMS = wire.Millis(s.interval), s.Wall().UnixMilli()
+	a.IntervalMS, a.TimeMS, a.Doubts = wire.Millis(s.interval), s.Wall().UnixMilli(), s.doubts
 	sealed, err := seal.SealAttach(&a, s.Credential.KeyID, s.Credential.Key)
 	if err != nil {
 		return err
@@ -219,6 +220,7 @@ func (l *Link) welcomed(s *session) error {
 		}
 		s.keepAlive = time.Duration(w.KeepAliveMS) * time.Millisecond
 		s.told(w.IntervalMS)
+		s.begin(&w)
 		return l.admitted(s)
 	case wire.TypeError:
 		e := new(wire.Error)
@@ -233,6 +235,9 @@ func (l *Link) welcomed(s *session) error {
 
 // admitted keeps what an admission proves: that the certificate in use works, and whom this device can come back to.
 func (l *Link) admitted(s *session) error {
+	if l.doubts != s.gateway.String() {
+		l.doubts = "" // it was said
+	}
 	if peer, ok := s.link.Peer(l.Wall()); ok && !peer.Expired {
 		if err := l.State.Admitted(peer.Key); err != nil {
 			return err

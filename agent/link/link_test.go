@@ -58,48 +58,6 @@ func TestIntervalPushed(t *testing.T) {
 	})
 }
 
-func TestStatementsUntilReceipted(t *testing.T) {
-	within(t, func(t *testing.T, w *world) {
-		one, two := w.say(), w.say()
-		g := w.admit(0, time.Minute)
-		next := func(want []byte) {
-			t.Helper()
-			if m := recv[wire.Statement](g, wire.TypeStatement); string(m.Sealed) != string(want) {
-				t.Error("another statement")
-			}
-		}
-		next(one.Sealed)
-		begin := time.Now()
-		next(one.Sealed) // no answer: again
-		if d := time.Since(begin); d != statementRetry {
-			t.Errorf("sent again after %v", d)
-		}
-		refusal := wire.Refuse(wire.CodeUnavailable, "no uplink").After(40 * time.Second)
-		refusal.Ref = wire.TypeStatement
-		g.send(wire.TypeError, refusal)
-		begin = time.Now()
-		next(one.Sealed)
-		if d := time.Since(begin); d != 40*time.Second {
-			t.Errorf("refused for 40 s, sent again after %v", d)
-		}
-		forged := w.receipt(one)
-		forged[len(forged)-1] ^= 1
-		g.send(wire.TypeHeartbeatAck, wire.HeartbeatAck{Receipt: forged})
-		settle()
-		if w.state.Oldest().Seq != 1 {
-			t.Fatal("a forged receipt was believed")
-		}
-		g.send(wire.TypeHeartbeatAck, wire.HeartbeatAck{Receipt: w.receipt(one)})
-		next(two.Sealed)
-		g.send(wire.TypeHeartbeatAck, wire.HeartbeatAck{Receipt: w.receipt(two)})
-		settle()
-		if w.state.Oldest() != nil {
-			t.Error("held after its receipt")
-		}
-		next(w.say().Sealed) // a new one goes out at once
-	})
-}
-
 func TestSilentGatewayIsLeft(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
 		w.admit(0, time.Second)

@@ -13,15 +13,13 @@ import (
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	wirelink "github.com/holdfast-edge/holdfast/wire/link"
-	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
 // Limits of a session.
 const (
-	beatJitter     = 0.1              // of the interval, either way
-	maxUnanswered  = 3                // heartbeats; then the session is given up
-	statementRetry = 15 * time.Second // a statement without receipt or refusal is sent again
-	renewCheck     = 10 * time.Minute
+	beatJitter    = 0.1 // of the interval, either way
+	maxUnanswered = 3   // heartbeats; then the session is given up
+	renewCheck    = 10 * time.Minute
 )
 
 // A session is one admitted session. One goroutine reads and hands over; one does everything else, and owns the fields.
@@ -34,7 +32,7 @@ type session struct {
 
 	unanswered int
 	lastBeat   time.Time
-	sending    *seal.SealedStatement // sent and neither receipted nor refused
+	up         *upload
 }
 
 // A frame is what the reader hands over.
@@ -45,6 +43,9 @@ type frame struct {
 
 // errSilent gives up a gateway that keeps the connection and answers nothing.
 var errSilent = errors.New("the gateway answers no heartbeats")
+
+// errWithheld gives up a gateway that takes statements and brings no receipts.
+var errWithheld = errors.New("the gateway takes statements and brings no receipt")
 
 // errGoAway is a gateway that stops.
 var errGoAway = errors.New("the gateway stops")
@@ -71,6 +72,8 @@ func (s *session) read(ctx context.Context, in chan<- frame) error {
 		switch t {
 		case wire.TypeHeartbeatAck:
 			f.body = new(wire.HeartbeatAck)
+		case wire.TypeCustody:
+			f.body = new(wire.Custody)
 		case wire.TypeError:
 			f.body = new(wire.Error)
 		case wire.TypeRenewed:
@@ -95,8 +98,7 @@ func (s *session) read(ctx context.Context, in chan<- frame) error {
 func (s *session) loop(ctx context.Context, in <-chan frame) error {
 	beat := time.NewTimer(0) // the first heartbeat goes out at once
 	defer beat.Stop()
-	retry := time.NewTimer(0)
-	defer retry.Stop()
+	defer s.up.stop()
 	attach := time.NewTicker(backoff.Jitter(attachEvery, attachJitter))
 	defer attach.Stop()
 	renew := time.NewTimer(renewCheck)
@@ -109,13 +111,16 @@ func (s *session) loop(ctx context.Context, in <-chan frame) error {
 				return err
 			}
 			beat.Reset(backoff.Jitter(s.interval, beatJitter))
-		case <-retry.C:
-			s.sending = nil
-			if err := s.next(retry); err != nil {
+		case <-s.up.wait.C:
+			if err := s.again(); err != nil {
+				return err
+			}
+		case <-s.up.doubt.C:
+			if err := s.doubted(); err != nil {
 				return err
 			}
 		case <-s.wake:
-			if err := s.next(retry); err != nil {
+			if err := s.send(); err != nil {
 				return err
 			}
 		case <-attach.C:
@@ -129,7 +134,7 @@ func (s *session) loop(ctx context.Context, in <-chan frame) error {
 			renew.Reset(renewCheck)
 		case f := <-in:
 			before := s.interval
-			if err := s.take(f, retry); err != nil {
+			if err := s.take(f); err != nil {
 				return err
 			}
 			if s.interval != before {
@@ -159,22 +164,8 @@ func (s *session) beat() error {
 	})
 }
 
-// next sends the oldest statement of the outbox, unless one is under way.
-func (s *session) next(retry *time.Timer) error {
-	if s.sending != nil {
-		return nil
-	}
-	oldest := s.State.Oldest()
-	if oldest == nil {
-		return nil
-	}
-	s.sending = oldest
-	retry.Reset(statementRetry)
-	return s.link.Send(wire.TypeStatement, wire.Statement{Sealed: oldest.Sealed})
-}
-
 // take acts on one message of the gateway.
-func (s *session) take(f frame, retry *time.Timer) error {
+func (s *session) take(f frame) error {
 	switch m := f.body.(type) {
 	case *wire.HeartbeatAck:
 		if m.Number != 0 {
@@ -182,11 +173,14 @@ func (s *session) take(f frame, retry *time.Timer) error {
 			s.unanswered = 0
 		}
 		s.told(m.IntervalMS)
+		s.uplink(m.Uplink)
 		if len(m.Receipt) > 0 {
-			return s.receipt(m.Receipt, retry)
+			return s.receipt(m.Receipt)
 		}
+	case *wire.Custody:
+		return s.custody(m)
 	case *wire.Error:
-		return s.refused(m, retry)
+		s.refused(m)
 	case *wire.Renewed:
 		if err := s.Credential.Renewed(m.Chain); err != nil {
 			s.Log.Error("renewed certificate not taken", "err", err)
@@ -208,37 +202,6 @@ func (s *session) told(ms uint32) {
 	if err := s.State.Told(s.interval, s.keepAlive); err != nil {
 		s.Log.Error("interval not stored", "err", err)
 	}
-}
-
-// receipt verifies a receipt and lets go of what it covers. One that does not verify or fit is reported and changes nothing.
-func (s *session) receipt(b []byte, retry *time.Timer) error {
-	r, err := seal.OpenReceipt(b, s.Credential.Authority)
-	if err == nil {
-		err = s.State.Receipted(r)
-	}
-	if err != nil {
-		s.Log.Error("receipt not taken", "gateway", s.gateway.String(), "err", err)
-		return nil
-	}
-	if s.sending != nil && (r.Epoch > s.sending.Epoch || r.Epoch == s.sending.Epoch && r.Seq >= s.sending.Seq) {
-		s.sending = nil
-	}
-	return s.next(retry)
-}
-
-// refused acts on a refusal. The session goes on unless the gateway ends it.
-func (s *session) refused(e *wire.Error, retry *time.Timer) error {
-	if e.Ref != wire.TypeStatement || s.sending == nil {
-		s.Log.Warn("gateway refused", "message", e.Ref.String(), "err", e)
-		return nil
-	}
-	wait := e.RetryAfter()
-	if !e.Code.Temporary() {
-		wait = max(wait, refusedMax) // kept, because the core may change its mind after an upgrade or an operator's word
-	}
-	s.Log.Warn("statement not taken", "epoch", s.sending.Epoch, "seq", s.sending.Seq, "err", e, "retry_in", wait.String())
-	retry.Reset(max(wait, time.Second))
-	return nil
 }
 
 // renew asks for a new certificate once the present one is old enough.

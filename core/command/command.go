@@ -276,6 +276,12 @@ type Attach struct {
 	Lowest  uint64     `cbor:"5,keyasint"`
 	Highest uint64     `cbor:"6,keyasint"`
 	Chain   seal.Chain `cbor:"7,keyasint"`
+
+	// The oldest statement that the outbox holds of an epoch before Epoch; 0: it holds none.
+	OldestEpoch uint64 `cbor:"8,keyasint,omitempty"`
+	OldestSeq   uint64 `cbor:"9,keyasint,omitempty"`
+
+	Doubts string `cbor:"10,keyasint,omitempty"` // SPIFFE id of a gateway that withholds receipts, as the device says; "": there is none
 }
 
 // SetSite makes or changes a site. Zero fields leave what is.

@@ -39,6 +39,7 @@ const (
 	KindSpan      RecordKind = 2 // a Span, in a device's stream
 	KindOutage    RecordKind = 3 // an Outage, in a site's stream
 	KindAudit     RecordKind = 4 // an AuditRecord, in the audit stream
+	KindLost      RecordKind = 5 // a Lost, in a device's stream
 )
 
 // A Record is something to append to the history.
@@ -54,6 +55,7 @@ type StatementRecord struct {
 	Gateway   string   `cbor:"2,keyasint"`
 	GatewayMS int64    `cbor:"3,keyasint"`
 	Changed   []Change `cbor:"4,keyasint,omitempty"`
+	Late      bool     `cbor:"5,keyasint,omitempty"` // it had been given up
 }
 
 // A Change is one reported fact that a registration changed.
@@ -101,6 +103,8 @@ const (
 	EventDeviceQuarantined = "device.quarantined"
 	EventDeviceReleased    = "device.released"
 	EventStatementConflict = "statement.conflict"
+	EventStatementsLost    = "statements.lost"
+	EventGatewayDoubted    = "gateway.doubted"
 	EventGatewayEnrolled   = "gateway.enrolled"
 	EventSiteChanged       = "site.changed"
 	EventSiteUnreachable   = "site.unreachable"

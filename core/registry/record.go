@@ -107,6 +107,8 @@ type Device struct {
 	Duplicates   uint64             `cbor:"16,keyasint,omitempty"` // statements that had been committed before
 	Reason       string             `cbor:"17,keyasint,omitempty"` // why it is quarantined
 	Revision     uint64             `cbor:"18,keyasint,omitempty"` // number of the audit record of the newest change by the core or an operator
+	Open         *Sequence          `cbor:"20,keyasint,omitempty"` // nil: Epoch is the only one that is not settled, and has no gap; see Sequence
+	RegisteredAt Position           `cbor:"21,keyasint,omitempty"` // of the registration that Facts are of
 }
 
 // Registered is what the device last registered. The record keeps it encoded, because most of the time nobody looks, and
@@ -147,14 +149,6 @@ func (d *Device) ActiveKey(id ident.KeyID) (Key, bool) {
 		}
 	}
 	return Key{}, false
-}
-
-// An Epoch is how far a device's statements have been committed.
-type Epoch struct {
-	N     uint64     `cbor:"1,keyasint"`
-	ID    [16]byte   `cbor:"2,keyasint"`
-	Seq   uint64     `cbor:"3,keyasint"` // highest committed, without gaps
-	Chain seal.Chain `cbor:"4,keyasint"` // after Seq
 }
 
 // An Attach is the newest attach of a device, and the runs seen before, by which a clone gives itself away.

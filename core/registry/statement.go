@@ -15,12 +15,12 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-// A StatementResult tells what became of one statement: how far its device is committed, or why it was not taken.
+// A StatementResult tells what became of one statement, and how far its device is committed.
 type StatementResult struct {
-	Device ident.DeviceID
-	Epoch  Epoch       // after the statement
-	LogMS  int64       // log time
-	Refuse *wire.Error // nil: committed, now or before
+	Device  ident.DeviceID
+	Covered Covered     // after the statement; zero: nothing is complete yet
+	LogMS   int64       // log time
+	Refuse  *wire.Error // nil: committed, now or before
 }
 
 // statements commits verified statements. Result: []StatementResult, one per item.
@@ -39,7 +39,6 @@ func (a *applier) statement(it *command.Statement) StatementResult {
 		res.Refuse = wire.Refuse(wire.CodeUnknownKey, "no device %v", it.Device)
 		return res
 	}
-	res.Epoch = d.Epoch
 	s, err := seal.ParseStatement(it.Sealed)
 	if err != nil || s.Device != it.Device {
 		res.Refuse = wire.Refuse(wire.CodeMalformed, "statement does not read")
@@ -49,88 +48,56 @@ func (a *applier) statement(it *command.Statement) StatementResult {
 		res.Refuse = wire.Refuse(wire.CodeRetired, "the key is no longer active")
 		return res
 	}
-	verdict, refuse := place(d.Epoch, s)
+	n := *d
+	verdict, refuse := n.place(s)
+	if refuse == nil && verdict != seen {
+		refuse = a.take(&n, s, it, verdict == late)
+	}
 	if refuse != nil {
 		res.Refuse = refuse
 		if refuse.Code == wire.CodeConflict {
-			detail := map[string]string{"epoch": u64(s.Epoch), "seq": u64(s.Seq), "detail": refuse.Detail}
+			detail := map[string]string{"epoch": u64(s.Epoch), "seq": u64(s.Seq), "gateway": it.Gateway, "detail": refuse.Detail}
 			a.event(EventStatementConflict, a.subject(d), detail)
 		}
 		return res
 	}
-	n := *d
 	if verdict == seen {
 		n.Duplicates++
-		a.putDevice(&n)
-		return res
+	} else {
+		a.giveUp(&n)
 	}
-	if refuse := a.take(&n, s, it); refuse != nil {
-		res.Refuse = refuse
-		return res
-	}
-	n.Epoch = Epoch{N: s.Epoch, ID: s.EpochID, Seq: s.Seq, Chain: s.Chain}
 	a.putDevice(&n)
-	res.Epoch = n.Epoch
+	res.Covered, _ = n.Covered()
 	return res
 }
 
-type placement int
-
-const (
-	next placement = iota // the statement follows the newest one
-	seen                  // it was committed before
-)
-
-// place decides where a statement belongs in its device's sequence. Statements come in order today, each sent again until
-// it is committed, so one that leaves a gap is held by its device.
-func place(e Epoch, s *seal.SealedStatement) (placement, *wire.Error) {
-	switch {
-	case s.Epoch < e.N, s.Epoch == e.N && s.EpochID != e.ID:
-		return 0, wire.Refuse(wire.CodeConflict, "epoch %d is over, or was another", s.Epoch)
-	case s.Epoch > e.N:
-		if s.Seq != 1 {
-			return 0, wire.Refuse(wire.CodeHold, "epoch %d starts with seq 1", s.Epoch)
-		}
-		return next, nil
-	case s.Seq < e.Seq:
-		return seen, nil
-	case s.Seq == e.Seq:
-		if s.Chain != e.Chain {
-			return 0, wire.Refuse(wire.CodeConflict, "seq %d was committed with other content", s.Seq)
-		}
-		return seen, nil
-	case s.Seq > e.Seq+1:
-		return 0, wire.Refuse(wire.CodeHold, "seq %d comes before %d", e.Seq+1, s.Seq)
-	case s.Prev != e.Chain:
-		return 0, wire.Refuse(wire.CodeConflict, "seq %d does not continue seq %d", s.Seq, e.Seq)
+// giveUp makes gaps final that the device's newest attach says it cannot fill, and notes them in its history.
+func (a *applier) giveUp(n *Device) {
+	if n.Attach == nil || n.Open == nil {
+		return
 	}
-	return next, nil
+	q := n.Sequence()
+	for _, l := range q.giveUp(&n.Attach.Attach) {
+		a.record(DeviceStream(n.ID), KindLost, l)
+		a.event(EventStatementsLost, a.subject(n), map[string]string{"epoch": u64(l.Epoch), "from": u64(l.From), "to": u64(l.To)})
+	}
+	n.setSequence(q)
 }
 
 // take lets a statement act on the record, and appends it to the device's history.
-func (a *applier) take(n *Device, s *seal.SealedStatement, it *command.Statement) *wire.Error {
+func (a *applier) take(n *Device, s *seal.SealedStatement, it *command.Statement, isLate bool) *wire.Error {
 	var changed []Change
-	first := n.RegisteredMS == 0
 	switch s.Type {
 	case seal.StatementRegister:
-		// Most registrations say what the one before said, to the byte.
-		if first || !bytes.Equal(s.Body, n.Facts) {
-			r, err := s.Register()
-			if err != nil {
-				return wire.Refuse(wire.CodeMalformed, "%v", err)
-			}
-			if !first {
-				old := n.Registered()
-				changed = diff(&old, r)
-			}
-			n.Facts = facts(r)
+		var err error
+		if changed, err = n.register(s, a.ms); err != nil {
+			return wire.Refuse(wire.CodeMalformed, "%v", err)
 		}
-		n.RegisteredMS = a.ms
 	default:
 		return wire.Refuse(wire.CodeUnsupported, "statement type %d", s.Type)
 	}
 	a.record(DeviceStream(n.ID), KindStatement, StatementRecord{
-		Sealed: it.Sealed, Gateway: it.Gateway, GatewayMS: it.GatewayMS, Changed: changed,
+		Sealed: it.Sealed, Gateway: it.Gateway, GatewayMS: it.GatewayMS, Changed: changed, Late: isLate,
 	})
 	data := map[string]string{"epoch": u64(s.Epoch), "seq": u64(s.Seq), "gateway": it.Gateway}
 	for _, c := range changed {
@@ -138,6 +105,30 @@ func (a *applier) take(n *Device, s *seal.SealedStatement, it *command.Statement
 	}
 	a.event(EventDeviceRegistered, a.subject(n), data)
 	return nil
+}
+
+// register takes over what a registration says, unless a later one has been committed. It returns what it changes.
+func (d *Device) register(s *seal.SealedStatement, now int64) ([]Change, error) {
+	at := Position{s.Epoch, s.Seq}
+	first := d.RegisteredMS == 0
+	if !first && at.Before(d.RegisteredAt) {
+		_, err := s.Register() // to be refused all the same when it does not read
+		return nil, err
+	}
+	var changed []Change
+	if first || !bytes.Equal(s.Body, d.Facts) { // most registrations say what the one before said, to the byte
+		r, err := s.Register()
+		if err != nil {
+			return nil, err
+		}
+		if !first {
+			old := d.Registered()
+			changed = diff(&old, r)
+		}
+		d.Facts = facts(r)
+	}
+	d.RegisteredMS, d.RegisteredAt = now, at
+	return changed, nil
 }
 
 // facts is what a record keeps of a registration: what this build knows of it, encoded.
@@ -235,6 +226,10 @@ func (a *applier) transition(gateway string, it *command.PresenceItem) Transitio
 		}
 	} else if d.Presence.Gateway != gateway || !d.Presence.Online {
 		return Transition{State: d.State} // only the gateway of the newest attach may say so
+	}
+	a.giveUp(&n)
+	if it.Attach != nil && it.Attach.Doubts != "" {
+		a.event(EventGatewayDoubted, a.subject(&n), map[string]string{"gateway": it.Attach.Doubts, "via": gateway, "reason": "no receipt for statements that it took"})
 	}
 	a.span(d, &n, gateway, it)
 	a.putDevice(&n)

@@ -57,7 +57,7 @@ func TestStatementsInOrder(t *testing.T) {
 	l.now = start.Add(time.Minute)
 	eff := l.apply(m.submit(s1, s2, s3))
 	for i, r := range eff.Results[0].([]StatementResult) {
-		if r.Refuse != nil || r.Device != m.id || r.Epoch.Seq != uint64(i+1) || r.LogMS != l.now.UnixMilli() {
+		if r.Refuse != nil || r.Device != m.id || r.Covered.Seq != uint64(i+1) || r.LogMS != l.now.UnixMilli() {
 			t.Errorf("statement %d: %+v", i+1, r)
 		}
 	}
@@ -85,7 +85,7 @@ func TestStatementAgain(t *testing.T) {
 	before := *l.record(m)
 	eff := l.apply(m.submit(s1, s2, s1))
 	for _, r := range eff.Results[0].([]StatementResult) {
-		if r.Refuse != nil || r.Epoch.Seq != 2 { // what its receipt covers is everything that is committed
+		if r.Refuse != nil || r.Covered.Seq != 2 { // what its receipt covers is everything that is committed
 			t.Errorf("a repetition got %+v", r)
 		}
 	}
@@ -98,14 +98,11 @@ func TestStatementAgain(t *testing.T) {
 	}
 }
 
-func TestStatementPlacement(t *testing.T) {
+func TestStatementConflicts(t *testing.T) {
 	l := newLog(t)
 	m := l.enrolled(1)
-	s1, s2, s3 := m.register(version("1")), m.register(version("2")), m.register(version("3"))
-	l.refusedStatement(m, wire.CodeHold, s2)
-	l.wantCodes(m, [][]byte{s1}, wire.CodeNone)
-	l.refusedStatement(m, wire.CodeHold, s3)
-	l.wantCodes(m, [][]byte{s3, s2, s3}, wire.CodeHold, wire.CodeNone, wire.CodeNone)
+	s1, _, s3 := m.register(version("1")), m.register(version("2")), m.register(version("3"))
+	l.wantCodes(m, [][]byte{s1, s3}, wire.CodeNone, wire.CodeNone)
 
 	other := m.statement()
 	other.Seq = 3 // the same number, other content
@@ -114,6 +111,9 @@ func TestStatementPlacement(t *testing.T) {
 	fork := m.statement()
 	fork.Prev = seal.Chain{1} // the next number on another chain
 	l.refusedStatement(m, wire.CodeConflict, m.sign(fork, version("4")).Sealed)
+	filler := m.statement()
+	filler.Seq, filler.Prev = 2, seal.Chain{1} // what is missing, on another chain
+	l.refusedStatement(m, wire.CodeConflict, m.sign(filler, version("2")).Sealed)
 	sameEpoch := m.statement()
 	sameEpoch.EpochID = [16]byte{99} // the same epoch number, begun twice
 	l.refusedStatement(m, wire.CodeConflict, m.sign(sameEpoch, version("4")).Sealed)
@@ -142,12 +142,11 @@ func TestNewEpoch(t *testing.T) {
 	s1 := m.sign(first, version("2"))
 	m.seq, m.chain = 1, s1.Chain
 	s2 := m.register(version("3"))
-	l.refusedStatement(m, wire.CodeHold, s2) // an epoch starts with its first statement
 	l.wantCodes(m, [][]byte{s1.Sealed, s2}, wire.CodeNone, wire.CodeNone)
 	if d := l.record(m); d.Epoch.N != 2 || d.Epoch.Seq != 2 || d.Registered().AgentVersion != "3" {
 		t.Errorf("record %+v", d)
 	}
-	l.refusedStatement(m, wire.CodeConflict, old)
+	l.wantCodes(m, [][]byte{old}, wire.CodeNone) // it was committed before
 }
 
 func TestStatementRefused(t *testing.T) {

@@ -3,6 +3,7 @@ package sitelink
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -239,7 +240,8 @@ func (g *gateway) send(t wire.Type, m any) {
 	}
 }
 
-// recv waits for a message of type want and decodes it. Messages about the site that come in between are passed over.
+// recv waits for a message of type want and decodes it. Messages about the site, receipts, and answers when a receipt is wanted,
+// that come in between are passed over.
 func recv[M any](g *gateway, want wire.Type) *M {
 	g.c.t.Helper()
 	for {
@@ -247,7 +249,7 @@ func recv[M any](g *gateway, want wire.Type) *M {
 		if err != nil {
 			g.c.t.Fatalf("waiting for %v: %v", want, err)
 		}
-		if t == wire.TypeSite && want != wire.TypeSite {
+		if t != want && (t == wire.TypeSite || t == wire.TypeReceipts || want == wire.TypeReceipts && t == wire.TypeSubmitted) {
 			continue
 		}
 		if t != want {
@@ -259,6 +261,26 @@ func recv[M any](g *gateway, want wire.Type) *M {
 		}
 		return m
 	}
+}
+
+// receipts waits for receipts and verifies them.
+func (g *gateway) receipts() map[ident.DeviceID]*seal.Receipt {
+	g.c.t.Helper()
+	out := make(map[ident.DeviceID]*seal.Receipt)
+	for _, it := range recv[wire.Receipts](g, wire.TypeReceipts).Items {
+		r, err := seal.OpenReceipt(it.Receipt, g.c.keys.Authority().Public().(ed25519.PublicKey))
+		if err != nil || r.Device != it.Device || out[r.Device] != nil || len(it.Receipt) > wire.MaxReceipt {
+			g.c.t.Errorf("receipt for %v: %+v, %v", it.Device, r, err)
+			continue
+		}
+		out[r.Device] = r
+	}
+	return out
+}
+
+// submit is a message with statements that the gateway received at one moment.
+func submit(id uint64, statements ...[]byte) wire.Submit {
+	return wire.Submit{ID: id, TimeMS: time.Now().UnixMilli(), Statements: statements, AfterMS: make([]int64, len(statements))}
 }
 
 // connect is dial up to the welcome and the site's list.

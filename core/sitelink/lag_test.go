@@ -15,7 +15,7 @@ func TestNodeThatIsBehind(t *testing.T) {
 
 		c.fallBehind()
 		d := c.device("plant-7")
-		g.send(wire.TypeSubmit, wire.Submit{ID: 1, TimeMS: 5, Statements: [][]byte{d.register("1")}})
+		g.send(wire.TypeSubmit, submit(1, d.register("1")))
 		if out := recv[wire.Submitted](g, wire.TypeSubmitted); len(out.Results) != 1 || out.Results[0].Code != wire.CodeNone {
 			t.Errorf("statement of a new device: %+v", out.Results)
 		}

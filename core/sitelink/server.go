@@ -208,6 +208,7 @@ func (s *Server) admit(ctx context.Context, ses *link.Session) (*uplink, error) 
 	u := &uplink{
 		Server: s, ses: ses, peer: peer, gw: gw, session: rand.Uint64(), //nolint:gosec // G404: tells sessions apart, and keeps no secret
 		presence: make(chan wire.Presence, presenceWait), inFlight: make(chan struct{}, maxInFlight),
+		submits: make(chan *batch, maxSubmits), due: newDue(s.Tracker.Period()),
 	}
 	// Subscribed before the welcome, so that no change falls between the list sent first and the changes sent later.
 	u.sub = s.Events.Subscribe(^uint64(0))

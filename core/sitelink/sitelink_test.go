@@ -1,7 +1,6 @@
 package sitelink
 
 import (
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"testing"
@@ -65,22 +64,20 @@ func TestSubmit(t *testing.T) {
 		s1, s2, s3 := a.register("1"), a.register("2"), b.register("1")
 		flipped := append([]byte(nil), s1...)
 		flipped[len(flipped)-1] ^= 1
-		g.send(wire.TypeSubmit, wire.Submit{ID: 7, TimeMS: 5, Statements: [][]byte{
-			s1, flipped, s2, []byte("junk"), s3, stranger.register("1"), foreign.register("1"),
-		}})
+		g.send(wire.TypeSubmit, submit(7, s1, flipped, s2, []byte("junk"), s3, stranger.register("1"), foreign.register("1")))
 		out := recv[wire.Submitted](g, wire.TypeSubmitted)
 		want := []wire.Code{0, wire.CodeMalformed, 0, wire.CodeMalformed, 0, wire.CodeUnknownKey, wire.CodeUnknownKey}
 		if out.ID != 7 || len(out.Results) != len(want) {
 			t.Fatalf("answer %+v", out)
 		}
 		for i, r := range out.Results {
-			if r.Code != want[i] || (r.Code == 0) != (len(r.Receipt) > 0) {
-				t.Errorf("statement %d: code %v, receipt of %d bytes, want %v", i, r.Code, len(r.Receipt), want[i])
+			if r.Code != want[i] {
+				t.Errorf("statement %d: code %v, want %v", i, r.Code, want[i])
 			}
 		}
-		rec, err := seal.OpenReceipt(out.Results[0].Receipt, c.keys.Authority().Public().(ed25519.PublicKey))
-		if err != nil || rec.Device != a.id || rec.Seq != 2 || rec.Chain != a.chain || rec.ClusterEpoch != 1 {
-			t.Errorf("receipt %+v, %v", rec, err)
+		got := g.receipts()
+		if rec := got[a.id]; len(got) != 2 || rec == nil || rec.Seq != 2 || rec.Chain != a.chain || rec.ClusterEpoch != 1 {
+			t.Errorf("receipts %+v", got)
 		}
 		if a.record().Registered().AgentVersion != "2" || b.record().Registered().AgentVersion != "1" {
 			t.Errorf("records say %q and %q", a.record().Registered().AgentVersion, b.record().Registered().AgentVersion)
@@ -93,7 +90,7 @@ func TestSubmitLimitsAndFailures(t *testing.T) {
 		g := c.connect("plant-7", "gw-a")
 		defer g.hangUp()
 		for id, n := range []int{0, wire.MaxBatch + 1} {
-			g.send(wire.TypeSubmit, wire.Submit{ID: uint64(id + 1), Statements: make([][]byte, n)})
+			g.send(wire.TypeSubmit, wire.Submit{ID: uint64(id + 1), Statements: make([][]byte, n), AfterMS: make([]int64, n)})
 			if e := recv[wire.Error](g, wire.TypeError); e.Code != wire.CodeMalformed || e.ID != uint64(id+1) || e.Ref != wire.TypeSubmit {
 				t.Errorf("%d statements: %+v", n, e)
 			}
@@ -103,16 +100,47 @@ func TestSubmitLimitsAndFailures(t *testing.T) {
 		c.mu.Lock()
 		c.err = errors.New("no quorum")
 		c.mu.Unlock()
-		g.send(wire.TypeSubmit, wire.Submit{ID: 9, Statements: [][]byte{s}})
+		g.send(wire.TypeSubmit, submit(9, s))
 		if e := recv[wire.Error](g, wire.TypeError); e.Code != wire.CodeUnavailable || e.RetryAfter() == 0 || e.ID != 9 {
 			t.Errorf("not committed: %+v", e)
 		}
 		c.mu.Lock()
 		c.err = nil
 		c.mu.Unlock()
-		g.send(wire.TypeSubmit, wire.Submit{ID: 10, Statements: [][]byte{s}})
+		g.send(wire.TypeSubmit, submit(10, s))
 		if out := recv[wire.Submitted](g, wire.TypeSubmitted); out.Results[0].Code != 0 {
 			t.Errorf("tried again: %+v", out)
+		}
+	})
+}
+
+// However much a device states, it gets one receipt at once and then one a period; a device that shows that it still holds what
+// is committed gets one, too.
+func TestReceiptsAreFew(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		g := c.connect("plant-7", "gw-a")
+		defer g.hangUp()
+		d, quiet := c.device("plant-7"), c.device("plant-7")
+		began := time.Now()
+		for id := range uint64(20) {
+			g.send(wire.TypeSubmit, submit(id, d.register("1")))
+		}
+		if r := g.receipts(); r[d.id] == nil || time.Since(began) > time.Second {
+			t.Errorf("after %v: %+v", time.Since(began), r)
+		}
+		g.send(wire.TypeSubmit, submit(99, quiet.register("1")))
+		if r := g.receipts(); r[quiet.id] == nil || time.Since(began) > time.Second { // is not held up by the other
+			t.Errorf("after %v: %+v", time.Since(began), r)
+		}
+		r := g.receipts()[d.id]
+		if took := time.Since(began); r == nil || r.Seq != 20 || r.Chain != d.chain || took < period || took > period*3/2 {
+			t.Errorf("after %v: %+v", took, r)
+		}
+		g.send(wire.TypePresence, wire.Presence{TimeMS: time.Now().UnixMilli(), Online: []wire.DeviceOnline{{
+			Device: quiet.id, Attach: quiet.attach(g.id, 1), SinceMS: time.Now().UnixMilli(), IntervalMS: 30_000,
+		}}})
+		if r := g.receipts(); r[quiet.id] == nil || r[quiet.id].Seq != 1 {
+			t.Errorf("after the attach: %+v", r)
 		}
 	})
 }
@@ -126,7 +154,7 @@ func TestUnknownTypeGoesOn(t *testing.T) {
 			t.Errorf("answer %+v", e)
 		}
 		d := c.device("plant-7")
-		g.send(wire.TypeSubmit, wire.Submit{ID: 1, Statements: [][]byte{d.register("1")}})
+		g.send(wire.TypeSubmit, submit(1, d.register("1")))
 		if out := recv[wire.Submitted](g, wire.TypeSubmitted); out.Results[0].Code != 0 {
 			t.Errorf("after it: %+v", out)
 		}

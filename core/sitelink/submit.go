@@ -16,72 +16,121 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-// submit verifies statements, commits those that hold, and answers each with a receipt or the reason.
-func (u *uplink) submit(ctx context.Context, m *wire.Submit) error {
-	if len(m.Statements) == 0 || len(m.Statements) > wire.MaxBatch {
-		return u.refuse(wire.Refuse(wire.CodeMalformed, "%d statements, want 1 to %d", len(m.Statements), wire.MaxBatch), wire.TypeSubmit, m.ID)
+// maxSubmits bounds the batches of one gateway that are verified while the one before them is committed.
+const maxSubmits = 4
+
+// A batch is a Submit on its way. Batches are verified side by side and committed in the order in which they came: a device's
+// statements must not overtake one another.
+type batch struct {
+	wire.Submit
+	devices  []ident.DeviceID    // of each statement that verifies
+	results  []wire.SubmitResult // of those that do not
+	err      error               // of the whole
+	verified chan struct{}       // closed when the fields above are set
+}
+
+// submit takes a batch in: its verification begins at once.
+func (u *uplink) submit(ctx context.Context, body []byte) error {
+	b := &batch{verified: make(chan struct{})}
+	if err := wire.Unmarshal(body, &b.Submit); err != nil {
+		return err
 	}
-	results := make([]wire.SubmitResult, len(m.Statements))
-	devices := u.verifyAll(u.Registry.View(), m.Statements, results)
-	if slices.ContainsFunc(results, func(r wire.SubmitResult) bool { return r.Code == wire.CodeUnknownKey }) {
-		v, err := u.fresh(ctx) // another node may have let the device in a moment ago
-		if err != nil {
-			return u.refuse(wire.Refuse(wire.CodeUnavailable, "the core cannot decide now").After(2*time.Second), wire.TypeSubmit, m.ID)
+	if n := len(b.Statements); n == 0 || n > wire.MaxBatch || len(b.AfterMS) != n {
+		return u.refuse(wire.Refuse(wire.CodeMalformed, "%d statements with %d times, want 1 to %d", n, len(b.AfterMS), wire.MaxBatch), wire.TypeSubmit, b.ID)
+	}
+	select {
+	case u.submits <- b:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	go func() { // commitBatches waits for it
+		defer close(b.verified)
+		u.verifyBatch(ctx, b)
+	}()
+	return nil
+}
+
+// verifyBatch finds out which statements hold.
+func (u *uplink) verifyBatch(ctx context.Context, b *batch) {
+	b.results = make([]wire.SubmitResult, len(b.Statements))
+	b.devices = u.verifyAll(u.Registry.View(), b.Statements, b.results)
+	if !slices.ContainsFunc(b.results, func(r wire.SubmitResult) bool { return r.Code == wire.CodeUnknownKey }) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, proposeTime)
+	defer cancel()
+	v, err := u.fresh(ctx) // another node may have let the device in a moment ago
+	if err != nil {
+		b.err = wire.Refuse(wire.CodeUnavailable, "the core cannot decide now").After(2 * time.Second)
+		return
+	}
+	clear(b.results)
+	b.devices = u.verifyAll(v, b.Statements, b.results)
+}
+
+// commitBatches commits batches and answers them, in order, until ctx ends.
+func (u *uplink) commitBatches(ctx context.Context) error {
+	defer func() { // whoever verifies is waited for
+		for {
+			select {
+			case b := <-u.submits:
+				<-b.verified
+			default:
+				return
+			}
 		}
-		clear(results)
-		devices = u.verifyAll(v, m.Statements, results)
+	}()
+	for {
+		select {
+		case b := <-u.submits:
+			<-b.verified
+			if err := u.commitBatch(ctx, b); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// commitBatch commits those statements of a batch that hold, and answers all of them.
+func (u *uplink) commitBatch(ctx context.Context, b *batch) error {
+	if b.err != nil {
+		return u.refuse(b.err, wire.TypeSubmit, b.ID)
 	}
 	c := &command.Statements{}
 	var at []int // index in results of each item
-	for i, d := range devices {
-		if results[i].Code == wire.CodeNone {
-			c.Items = append(c.Items, command.Statement{Sealed: m.Statements[i], Gateway: u.gw, GatewayMS: m.TimeMS, Device: d})
+	for i, d := range b.devices {
+		if b.results[i].Code == wire.CodeNone {
+			c.Items = append(c.Items, command.Statement{Sealed: b.Statements[i], Gateway: u.gw, GatewayMS: b.TimeMS + b.AfterMS[i], Device: d})
 			at = append(at, i)
 		}
 	}
+	var taken []ident.DeviceID
 	if len(c.Items) > 0 {
+		ctx, cancel := context.WithTimeout(ctx, proposeTime)
+		defer cancel()
 		res, err := u.Registry.Propose(ctx, c)
 		if err != nil {
 			u.Log.Warn("statements not committed", "gateway", u.gw, "count", len(c.Items), "err", err)
-			return u.refuse(wire.Refuse(wire.CodeUnavailable, "the core cannot commit now").After(2*time.Second), wire.TypeSubmit, m.ID)
+			return u.refuse(wire.Refuse(wire.CodeUnavailable, "the core cannot commit now").After(2*time.Second), wire.TypeSubmit, b.ID)
 		}
 		committed, ok := res.([]registry.StatementResult)
 		if !ok || len(committed) != len(at) {
 			return fmt.Errorf("commit statements: result %T", res)
 		}
-		if err := u.receipts(committed, at, results); err != nil {
-			return err
-		}
-	}
-	return u.ses.Send(wire.TypeSubmitted, wire.Submitted{ID: m.ID, Results: results})
-}
-
-// receipts turns the results of a commit into receipts. A device with several statements in the batch gets the same one for
-// each: it covers them all.
-func (u *uplink) receipts(committed []registry.StatementResult, at []int, results []wire.SubmitResult) error {
-	epoch := u.Registry.View().Fleet().ClusterEpoch
-	made := make(map[ident.DeviceID][]byte)
-	for i := len(committed) - 1; i >= 0; i-- { // the last of a device is the highest
-		r := &committed[i]
-		if r.Refuse != nil {
-			results[at[i]] = wire.SubmitResult{Code: r.Refuse.Code, Detail: r.Refuse.Detail}
-			continue
-		}
-		b, ok := made[r.Device]
-		if !ok {
-			var err error
-			b, err = seal.SealReceipt(&seal.Receipt{
-				Version: seal.ReceiptVersion, Device: r.Device, ClusterEpoch: epoch, Epoch: r.Epoch.N, Seq: r.Epoch.Seq,
-				Chain: r.Epoch.Chain, LogTimeMS: r.LogMS,
-			}, u.Authority)
-			if err != nil {
-				return err
+		for i := range committed {
+			if r := &committed[i]; r.Refuse != nil {
+				b.results[at[i]] = wire.SubmitResult{Code: r.Refuse.Code, Detail: r.Refuse.Detail}
+			} else {
+				taken = append(taken, r.Device)
 			}
-			made[r.Device] = b
 		}
-		results[at[i]].Receipt = b
 	}
-	return nil
+	if err := u.ses.Send(wire.TypeSubmitted, wire.Submitted{ID: b.ID, Results: b.results}); err != nil {
+		return err
+	}
+	return u.sendReceipts(u.due.note(taken, time.Now()))
 }
 
 // verifyAll verifies statements on all processors. It notes what does not hold in results and returns each statement's device.

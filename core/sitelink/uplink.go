@@ -27,7 +27,9 @@ type uplink struct {
 	sub     *events.Sub
 
 	presence chan wire.Presence // reports, in order, for the one goroutine that commits them
-	inFlight chan struct{}      // bounds the requests that are being answered; a full one stops the reading
+	submits  chan *batch        // statements, in order, likewise
+	due      *due
+	inFlight chan struct{} // bounds the requests that are being answered; a full one stops the reading
 }
 
 // run serves the session until it ends. Reports are committed in order by one goroutine; every other request is answered by
@@ -41,6 +43,8 @@ func (u *uplink) run(ctx context.Context) {
 	defer stop()
 	g.Go(func() error { return u.read(ctx, g) })
 	g.Go(func() error { return u.report(ctx) })
+	g.Go(func() error { return u.commitBatches(ctx) })
+	g.Go(func() error { return u.receipts(ctx) })
 	g.Go(func() error { return u.tell(ctx) })
 	g.Go(func() error { return u.witness(ctx) })
 	if err := g.Wait(); err != nil {
@@ -68,7 +72,7 @@ func (u *uplink) read(ctx context.Context, g *errgroup.Group) error {
 				return ctx.Err()
 			}
 		case wire.TypeSubmit:
-			err = answer(ctx, u, g, body, u.submit)
+			err = u.submit(ctx, body)
 		case wire.TypeRelayEnroll:
 			err = answer(ctx, u, g, body, u.relayEnroll)
 		case wire.TypeRelayRenew:
@@ -200,16 +204,39 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 	}
 	v = u.Registry.View()
 	now := time.Now()
+	var devices []ident.DeviceID // that hold what is committed
 	for i, o := range told {
 		if current(v, u.gw, &c.Items[i]) {
 			u.Tracker.Online(u.gw, u.session, o, now)
+			if owed(v, &c.Items[i]) {
+				devices = append(devices, o.Device)
+			}
 		}
 	}
 	for i := range p.Offline {
 		u.Tracker.Offline(u.gw, u.session, &p.Offline[i])
 	}
 	u.Tracker.Digest(u.gw, u.session, p, limit)
-	return nil
+	return u.sendReceipts(u.due.note(devices, now))
+}
+
+// owed tells whether a device's attach shows that it still holds statements that are committed: the receipt was lost on its
+// way, or the attach itself settles what was open.
+func owed(v registry.View, it *command.PresenceItem) bool {
+	d, ok := v.Device(it.Device)
+	if !ok {
+		return false
+	}
+	c, ok := d.Covered()
+	if !ok {
+		return false
+	}
+	a := it.Attach
+	oldest := registry.Position{Epoch: a.Epoch, Seq: a.Lowest}
+	if a.OldestEpoch != 0 {
+		oldest = registry.Position{Epoch: a.OldestEpoch, Seq: a.OldestSeq}
+	}
+	return !registry.Position{Epoch: c.Epoch, Seq: c.Seq}.Before(oldest)
 }
 
 // notAhead holds a report's times to the limit: no clock but the core's own moves a device into the future.
@@ -269,6 +296,7 @@ func (u *uplink) online(v registry.View, o *wire.DeviceOnline) (command.Presence
 		Device: o.Device, Online: true, AtMS: o.SinceMS, LastMS: o.LastMS, IntervalMS: o.IntervalMS,
 		Attach: &command.Attach{
 			Start: a.Start, Run: a.Run, Session: a.Session, Epoch: a.Epoch, Lowest: a.Lowest, Highest: a.Highest, Chain: a.Chain,
+			OldestEpoch: a.OldestEpoch, OldestSeq: a.OldestSeq, Doubts: a.Doubts,
 		},
 	}, nil
 }

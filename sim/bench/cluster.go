@@ -208,13 +208,9 @@ func (r *clusterRun) report(ctx context.Context, all []clusterRound) error {
 	} {
 		r.reportWay(way.name, way.what, rounds, way.get)
 	}
-	opened := 0
-	for _, c := range []*floor.Child{r.fleet, r.uplink} {
-		var n int
-		if err := c.Ask(ctx, commandReceipts, &n); err != nil {
-			return err
-		}
-		opened += n
+	var opened int
+	if err := r.fleet.Ask(ctx, commandReceipts, &opened); err != nil {
+		return err
 	}
 	var failed uint64
 	for i := range all {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -37,7 +38,7 @@ type player struct {
 	seq     uint64     // statements signed
 	chain   seal.Chain // after the newest signed one
 	ready   [][]byte   // signed and not yet stated
-	stated  uint64     // answered with a receipt
+	stated  uint64     // in the gateway's custody
 	receipt []byte     // the newest
 }
 
@@ -80,8 +81,7 @@ func (p *player) beat(uint32) error {
 	}
 }
 
-// state sends the next statement and waits for its receipt: one is under way at a time, as on a real device. One that is not
-// taken now is sent again in the next exchange.
+// state sends the next statement and waits until it is in custody. One that is not taken now is sent again in the next exchange.
 func (p *player) state(uint32) error {
 	if len(p.ready) == 0 {
 		return errUnsigned
@@ -93,20 +93,52 @@ func (p *player) state(uint32) error {
 		return err
 	}
 	for {
-		t, body, err := p.session.Recv()
+		kept, err := p.hear()
 		if err != nil {
 			return err
 		}
-		a, err := read[wire.HeartbeatAck](t, body, wire.TypeHeartbeatAck)
-		if err != nil {
-			return err
-		}
-		if len(a.Receipt) > 0 {
-			p.receipt, p.ready = a.Receipt, p.ready[1:]
+		if kept > p.stated {
+			p.ready = p.ready[1:]
 			p.stated++
 			return nil
 		}
 	}
+}
+
+// hear takes one message: custody, of which it returns the seq, or a receipt.
+func (p *player) hear() (kept uint64, err error) {
+	t, body, err := p.session.Recv()
+	if err != nil {
+		return 0, err
+	}
+	if t == wire.TypeCustody {
+		c, err := read[wire.Custody](t, body, t)
+		if err != nil {
+			return 0, err
+		}
+		return c.Seq, nil
+	}
+	a, err := read[wire.HeartbeatAck](t, body, wire.TypeHeartbeatAck)
+	if err == nil && len(a.Receipt) > 0 {
+		p.receipt = a.Receipt
+	}
+	return 0, err
+}
+
+// await hears until a receipt covers everything that was stated.
+func (p *player) await(authority ed25519.PublicKey) error {
+	for !p.covered(authority) {
+		if _, err := p.hear(); err != nil {
+			return fmt.Errorf("%v: wait for the receipt of %d statements: %w", p.id, p.stated, err)
+		}
+	}
+	return nil
+}
+
+// covered tells whether the newest receipt covers exactly what was stated.
+func (p *player) covered(authority ed25519.PublicKey) bool {
+	r, err := seal.OpenReceipt(p.receipt, authority)
+	return err == nil && r.Device == p.id.Device && r.Seq == p.stated
 }
 
 // profile is a typical one.

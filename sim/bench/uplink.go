@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -41,7 +40,6 @@ type uplinkDriver struct {
 	cfg       uplinkConfig
 	tr        *link.Transport
 	cred      *credential.Credential
-	authority ed25519.PublicKey
 	players   []*player
 	lanes     []*lane
 	states    *load.Load
@@ -81,11 +79,10 @@ func openUplink(ctx context.Context, config json.RawMessage) (floor.Service, err
 	if d.cred, err = credential.Load(cfg.Gateway.Dir); err != nil {
 		return nil, err
 	}
-	devices, authority, err := readRegister(cfg.Register, cfg.From, cfg.N)
+	devices, _, err := readRegister(cfg.Register, cfg.From, cfg.N)
 	if err != nil {
 		return nil, err
 	}
-	d.authority = authority
 	for range lanes {
 		d.lanes = append(d.lanes, &lane{})
 	}
@@ -129,8 +126,6 @@ func (d *uplinkDriver) Do(ctx context.Context, command string) (any, error) {
 			return nil, errRunning
 		}
 		return prepare(d.players, n)
-	case commandReceipts:
-		return receipts(d.players, d.authority)
 	}
 	return nil, fmt.Errorf("%w: %s", floor.ErrUnknownCommand, name)
 }
@@ -213,11 +208,11 @@ func (d *uplinkDriver) read(s *link.Session, ended chan<- struct{}) {
 	}
 }
 
-// submit sends one statement of each of the lane's next devices and takes in the receipts.
+// submit sends one statement of each of the lane's next devices and waits until they are committed.
 func (d *uplinkDriver) submit(place int, l *lane) error {
 	batch := make([]*player, d.cfg.Batch)
 	l.id += lanes
-	m := wire.Submit{ID: l.id + uint64(place), TimeMS: time.Now().UnixMilli(), Statements: make([][]byte, d.cfg.Batch)} //nolint:gosec // G115: a place
+	m := wire.Submit{ID: l.id + uint64(place), TimeMS: time.Now().UnixMilli(), Statements: make([][]byte, d.cfg.Batch), AfterMS: make([]int64, d.cfg.Batch)} //nolint:gosec // G115: a place
 	for i := range batch {
 		batch[i] = l.players[(l.next+i)%len(l.players)]
 		if len(batch[i].ready) == 0 {
@@ -240,7 +235,7 @@ func (d *uplinkDriver) submit(place int, l *lane) error {
 		if r.Code != wire.CodeNone {
 			return &wire.Error{Code: r.Code, Detail: r.Detail}
 		}
-		p.receipt, p.ready = r.Receipt, p.ready[1:]
+		p.ready = p.ready[1:]
 		p.stated++
 	}
 	l.next = (l.next + len(batch)) % len(l.players)

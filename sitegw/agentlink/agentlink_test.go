@@ -173,47 +173,6 @@ func TestFloodIsCut(t *testing.T) {
 	})
 }
 
-func TestStatements(t *testing.T) {
-	world(t, func(t *testing.T, p *plant) {
-		a := p.agent().known(wire.DeviceActive, 0).connect()
-		defer a.hangUp()
-		state := func() { a.send(wire.TypeStatement, wire.Statement{Sealed: []byte("sealed")}) }
-		for range maxStatements {
-			state()
-		}
-		state()
-		if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeBusy || e.RetryAfter() == 0 || e.Ref != wire.TypeStatement {
-			t.Errorf("one too many: %+v", e)
-		}
-		if n := p.up.answer(wire.SubmitResult{Receipt: []byte("receipt")}); n != maxStatements {
-			t.Errorf("%d went up", n)
-		}
-		for range maxStatements {
-			if ack := recv[wire.HeartbeatAck](a, wire.TypeHeartbeatAck); string(ack.Receipt) != "receipt" || ack.Number != 0 {
-				t.Errorf("answer %+v", ack)
-			}
-		}
-		state()
-		settle()
-		p.up.answer(wire.SubmitResult{Code: wire.CodeUnavailable, Detail: "no uplink"})
-		if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeUnavailable || e.RetryAfter() != retryStatement {
-			t.Errorf("without an uplink: %+v", e)
-		}
-		state()
-		settle()
-		p.up.answer(wire.SubmitResult{Code: wire.CodeConflict})
-		if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeConflict || e.RetryAfter() != 0 {
-			t.Errorf("a conflict does not pass: %+v", e)
-		}
-		for _, n := range []int{0, wire.MaxStatement + 1} {
-			a.send(wire.TypeStatement, wire.Statement{Sealed: make([]byte, n)})
-			if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeMalformed {
-				t.Errorf("statement of %d bytes: %+v", n, e)
-			}
-		}
-	})
-}
-
 func TestIntervalIsPushed(t *testing.T) {
 	world(t, func(t *testing.T, p *plant) {
 		a := p.agent().known(wire.DeviceActive, 0).connect()

@@ -12,7 +12,7 @@ type Counters struct {
 	Enrollments        atomic.Uint64 // that the core granted
 	EnrollmentsRefused ByCode
 	AgentsRefused      ByCode // that wanted a session
-	Statements         ByCode // CodeNone: committed, and the receipt passed on
+	Statements         ByCode // CodeNone: taken into custody
 }
 
 // ByCode counts by code. Codes that this build does not know share one count, so that a peer cannot make it grow.

@@ -3,6 +3,7 @@ package agentlink
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/quic-go/quic-go/testutils/simnet"
 
+	"github.com/holdfast-edge/holdfast/sitegw/custody"
+	"github.com/holdfast-edge/holdfast/sitegw/custody/custodytest"
 	"github.com/holdfast-edge/holdfast/sitegw/mirror"
 	"github.com/holdfast-edge/holdfast/sitegw/roster"
 	"github.com/holdfast-edge/holdfast/wire"
@@ -26,17 +29,19 @@ import (
 // An uplink remembers what it was asked and answers what the test says.
 type uplink struct {
 	mu       sync.Mutex
-	waiting  []func(wire.SubmitResult) // of statements without an answer
+	down     bool
 	asked    []ident.DeviceID
 	enrolled *wire.Enrolled
 	err      error // of Enroll and Renew
 }
 
-func (u *uplink) Submit(_ []byte, done func(wire.SubmitResult)) {
+func (u *uplink) Connected() bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.waiting = append(u.waiting, done)
+	return !u.down
 }
+
+func (u *uplink) Period() time.Duration { return 10 * time.Second }
 
 func (u *uplink) Enroll(context.Context, wire.Enroll) (*wire.Enrolled, error) {
 	return u.enrolled, u.err
@@ -52,32 +57,22 @@ func (u *uplink) Ask(d ident.DeviceID) {
 	u.asked = append(u.asked, d)
 }
 
-// answer settles all statements that wait and tells how many there were.
-func (u *uplink) answer(r wire.SubmitResult) int {
-	u.mu.Lock()
-	waiting := u.waiting
-	u.waiting = nil
-	u.mu.Unlock()
-	for _, done := range waiting {
-		done(r)
-	}
-	return len(waiting)
-}
-
 // A plant is a gateway's agents' port on a simulated network.
 type plant struct {
-	t      *testing.T
-	router *simnet.PerfectRouter
-	root   ident.CA
-	cas    map[ident.Role]ident.CA
-	self   ident.ID
-	addr   net.Addr
-	up     *uplink
-	roster *roster.Roster
-	mirror mirror.Mirror
-	srv    *Server
-	hosts  int
-	stop   func() // ends the server, before the plant does
+	t         *testing.T
+	router    *simnet.PerfectRouter
+	root      ident.CA
+	cas       map[ident.Role]ident.CA
+	self      ident.ID
+	addr      net.Addr
+	up        *uplink
+	custody   *custody.Keeper
+	authority ed25519.PrivateKey
+	roster    *roster.Roster
+	mirror    mirror.Mirror
+	srv       *Server
+	hosts     int
+	stop      func() // ends the server, before the plant does
 }
 
 // world runs f in a bubble with a gateway that serves.
@@ -87,7 +82,12 @@ func world(t *testing.T, f func(t *testing.T, p *plant)) {
 			t: t, router: new(simnet.PerfectRouter), cas: map[ident.Role]ident.CA{}, self: ident.Gateway("acme", "plant-7", "gw-a"),
 			up: new(uplink), roster: roster.New(time.Now),
 		}
+		var stopCustody func()
+		p.custody, stopCustody = custodytest.Open(t, t.TempDir())
 		var err error
+		if _, p.authority, err = ed25519.GenerateKey(nil); err != nil {
+			t.Fatal(err)
+		}
 		if p.root, err = ident.NewRoot("acme", newKey(t), time.Now()); err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func world(t *testing.T, f func(t *testing.T, p *plant)) {
 			}
 		}
 		p.srv = New(Config{
-			Self: p.self, Uplink: p.up, Roster: p.roster, Mirror: &p.mirror, Wall: time.Now, Log: slog.New(slog.DiscardHandler),
+			Self: p.self, Authority: p.authority.Public().(ed25519.PublicKey), Uplink: p.up, Custody: p.custody, Roster: p.roster, Mirror: &p.mirror, Wall: time.Now, Log: slog.New(slog.DiscardHandler),
 		})
 		conn, addr := p.socket()
 		p.addr = addr
@@ -120,6 +120,7 @@ func world(t *testing.T, f func(t *testing.T, p *plant)) {
 			if err := errors.Join(ln.Close(), tr.Close()); err != nil {
 				t.Error(err)
 			}
+			stopCustody()
 		}()
 		f(t, p)
 	})
@@ -155,12 +156,14 @@ func (p *plant) endpoint(id ident.ID, key *ecdsa.PrivateKey) ident.Endpoint {
 // An agent is the device's side of a session.
 type agent struct {
 	*link.Session
-	p   *plant
-	id  ident.DeviceID
-	key *ecdsa.PrivateKey
-	kid ident.KeyID
-	ep  ident.Endpoint
-	tr  *link.Transport
+	p     *plant
+	id    ident.DeviceID
+	key   *ecdsa.PrivateKey
+	kid   ident.KeyID
+	seq   uint64
+	chain seal.Chain
+	ep    ident.Endpoint
+	tr    *link.Transport
 }
 
 func (p *plant) agent() *agent {
@@ -276,6 +279,41 @@ func (a *agent) ended(want wire.Code) {
 			a.p.t.Errorf("ended with %v, want %v", err, want)
 		}
 		return
+	}
+}
+
+// statement is the agent's next.
+func (a *agent) statement() *seal.SealedStatement {
+	a.p.t.Helper()
+	a.seq++
+	st, err := seal.SealStatement(&seal.Statement{
+		Version: 1, Type: seal.StatementRegister, Device: a.id, Epoch: 1, EpochID: [16]byte{1}, Seq: a.seq, Prev: a.chain, Body: []byte{0xa0},
+	}, a.kid, a.key)
+	if err != nil {
+		a.p.t.Fatal(err)
+	}
+	a.chain = st.Chain
+	return st
+}
+
+// state sends statements.
+func (a *agent) state(all ...*seal.SealedStatement) {
+	a.p.t.Helper()
+	for _, st := range all {
+		a.send(wire.TypeStatement, wire.Statement{Sealed: st.Sealed})
+	}
+}
+
+// inCustody waits until the gateway says that it has a statement.
+func (a *agent) inCustody(st *seal.SealedStatement) {
+	a.p.t.Helper()
+	for {
+		if c := recv[wire.Custody](a, wire.TypeCustody); c.Seq >= st.Seq {
+			if c.Seq > st.Seq {
+				a.p.t.Errorf("custody of seq %d, want %d", c.Seq, st.Seq)
+			}
+			return
+		}
 	}
 }
 

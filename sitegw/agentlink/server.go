@@ -5,6 +5,7 @@ package agentlink
 import (
 	"context"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/holdfast-edge/holdfast/internal/throttle"
+	"github.com/holdfast-edge/holdfast/sitegw/custody"
 	"github.com/holdfast-edge/holdfast/sitegw/mirror"
 	"github.com/holdfast-edge/holdfast/sitegw/roster"
 	"github.com/holdfast-edge/holdfast/wire"
@@ -25,7 +27,8 @@ import (
 
 // Uplink is what sessions need of the core.
 type Uplink interface {
-	Submit(sealed []byte, done func(wire.SubmitResult))
+	Connected() bool
+	Period() time.Duration // the core's report period, as told last
 	Enroll(ctx context.Context, e wire.Enroll) (*wire.Enrolled, error)
 	Renew(ctx context.Context, d ident.DeviceID, r wire.Renew) (*wire.Renewed, error)
 	Ask(d ident.DeviceID)
@@ -33,12 +36,14 @@ type Uplink interface {
 
 // Config of a Server. All fields are required.
 type Config struct {
-	Self   ident.ID // this gateway
-	Uplink Uplink
-	Roster *roster.Roster
-	Mirror *mirror.Mirror
-	Wall   func() time.Time
-	Log    *slog.Logger
+	Self      ident.ID          // this gateway
+	Authority ed25519.PublicKey // receipts are held against it
+	Uplink    Uplink
+	Custody   *custody.Keeper
+	Roster    *roster.Roster
+	Mirror    *mirror.Mirror
+	Wall      func() time.Time
+	Log       *slog.Logger
 }
 
 // Limits of what peers can make this gateway do.
@@ -208,6 +213,7 @@ func (s *Server) forget(ses *session) {
 	s.mu.Unlock()
 	s.Roster.Detached(ses.entry, ses)
 	ses.link.Close()
+	ses.news.end()
 }
 
 // goodbye tells every agent to go elsewhere or to come back, and closes.
@@ -316,11 +322,13 @@ func (s *Server) admit(ls *link.Session) (*session, error) {
 	err = ls.Send(wire.TypeWelcome, wire.Welcome{
 		Capability: min(m.Capability, wire.Capability), Identity: peer.ID.String(), IntervalMS: wire.Millis(interval),
 		KeepAliveMS: wire.Millis(keepAlive(interval)), Site: s.Self.Site, TimeMS: s.Wall().UnixMilli(),
+		Kept: s.kept(a.Device), PeriodMS: wire.Millis(s.Uplink.Period()),
 	})
 	if err != nil {
 		return nil, err
 	}
 	ses.entry = s.Roster.Attached(a.Device, ses, a.Sealed, interval, echoed)
+	ses.delivered(a)
 	// What the core told between the look at the mirror and the entry in the roster reached no session.
 	s.changed(a.Device)
 	return ses, nil
@@ -343,6 +351,18 @@ func (s *Server) checkAttach(peer *ident.Peer, sealed []byte) (*seal.SealedAttac
 		return nil, wire.Refuse(wire.CodeForbidden, "the attach's signature does not verify")
 	}
 	return a, nil
+}
+
+// delivered lets go of a receipt that an attach shows to have arrived, and sends one that has not.
+func (s *session) delivered(a *seal.SealedAttach) {
+	oldest := custody.Position{Epoch: a.Epoch, Seq: a.Lowest}
+	if a.OldestEpoch != 0 {
+		oldest = custody.Position{Epoch: a.OldestEpoch, Seq: a.OldestSeq}
+	}
+	s.Custody.Delivered(a.Device, oldest)
+	if r := s.Custody.Receipt(a.Device); r != nil {
+		s.Receipt(r)
+	}
 }
 
 // checkState decides by what the core told about the device. One that it has not told is admitted by its unexpired

@@ -18,12 +18,11 @@ import (
 const (
 	maxFrames      = 50 // a second
 	burstFrames    = 200
-	maxStatements  = 4 // without an answer
 	maxRefusals    = 8 // messages that this side had to refuse
 	renewalTimeout = 20 * time.Second
 )
 
-// A session is one attached agent. It costs one goroutine, which reads; answers of the core are sent by whoever has them.
+// A session is one attached agent. It costs one goroutine, which reads and answers, and a second one while there is news.
 type session struct {
 	*Server
 	link  *link.Session
@@ -31,8 +30,10 @@ type session struct {
 	entry *roster.Entry
 	beats *rate.Limiter
 
-	statements atomic.Int32 // without an answer
-	renewing   atomic.Bool
+	flow     flow
+	unkept   atomic.Int32 // statements that wait for the disk
+	news     teller
+	renewing atomic.Bool
 }
 
 var _ roster.Session = (*session)(nil)
@@ -95,55 +96,12 @@ func (s *session) heartbeat(body []byte) *wire.Error {
 	}
 	s.counters.Heartbeats.Add(1)
 	interval := s.Roster.Beat(s.entry, &h)
-	ack := wire.HeartbeatAck{Number: h.Number, IntervalMS: wire.Millis(interval)}
+	ack := wire.HeartbeatAck{Number: h.Number, IntervalMS: wire.Millis(interval), Uplink: s.Uplink.Connected()}
 	if err := s.link.Send(wire.TypeHeartbeatAck, ack); err != nil {
 		s.link.Close()
 	}
 	return nil
 }
-
-// statement passes a statement on. The gateway holds nothing: until the core's receipt has come down, the device keeps it.
-func (s *session) statement(body []byte) *wire.Error {
-	var m wire.Statement
-	if err := wire.Unmarshal(body, &m); err != nil {
-		return malformed(err)
-	}
-	if len(m.Sealed) == 0 || len(m.Sealed) > wire.MaxStatement {
-		s.counters.Statements.Add(wire.CodeMalformed)
-		return wire.Refuse(wire.CodeMalformed, "statement of %d bytes, limit %d", len(m.Sealed), wire.MaxStatement)
-	}
-	if s.statements.Add(1) > maxStatements {
-		s.statements.Add(-1)
-		s.counters.Statements.Add(wire.CodeBusy)
-		return wire.Refuse(wire.CodeBusy, "more than %d statements without an answer", maxStatements).After(time.Second)
-	}
-	s.Uplink.Submit(m.Sealed, func(r wire.SubmitResult) {
-		s.statements.Add(-1)
-		s.answer(r)
-	})
-	return nil
-}
-
-// answer tells the agent what became of its statement.
-func (s *session) answer(r wire.SubmitResult) {
-	var err error
-	s.counters.Statements.Add(r.Code)
-	if r.Code == wire.CodeNone {
-		err = s.link.Send(wire.TypeHeartbeatAck, wire.HeartbeatAck{Receipt: r.Receipt})
-	} else {
-		e := &wire.Error{Code: r.Code, Detail: r.Detail, Ref: wire.TypeStatement}
-		if r.Code.Temporary() {
-			e = e.After(retryStatement)
-		}
-		err = s.link.Send(wire.TypeError, e)
-	}
-	if err != nil {
-		s.link.Close()
-	}
-}
-
-// retryStatement is told with statements that could not be passed on.
-const retryStatement = 3 * time.Second
 
 // attachAgain takes an attach that renews the device's word on a session that goes on.
 func (s *session) attachAgain(body []byte) *wire.Error {
@@ -158,6 +116,7 @@ func (s *session) attachAgain(body []byte) *wire.Error {
 		}
 		return malformed(err)
 	}
+	s.delivered(a)
 	s.Roster.Refreshed(s.entry, a.Sealed)
 	return nil
 }

@@ -45,11 +45,10 @@ func TestCounters(t *testing.T) {
 		if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeMalformed {
 			t.Errorf("refused with %v", e.Code)
 		}
-		for _, r := range []wire.SubmitResult{{Receipt: []byte("r")}, {Code: wire.CodeHold}, {Receipt: []byte("r")}} {
-			a.send(wire.TypeStatement, wire.Statement{Sealed: []byte("s")})
-			settle()
-			p.up.answer(r)
-			settle()
+		for range 2 {
+			st := a.statement()
+			a.state(st)
+			a.inCustody(st)
 		}
 		stranger := p.agent().known(wire.DeviceDecommissioned, 0).dial(nil)
 		stranger.refused(wire.CodeRetired)
@@ -57,7 +56,7 @@ func TestCounters(t *testing.T) {
 		if n := c.Heartbeats.Load(); n != 3 {
 			t.Errorf("%d heartbeats", n)
 		}
-		if got := counted(&c.Statements); got != "[none 2 malformed 1 hold 1]" {
+		if got := counted(&c.Statements); got != "[none 2 malformed 1]" {
 			t.Errorf("statements %s", got)
 		}
 		if got := counted(&c.AgentsRefused); got != "[retired 1]" {

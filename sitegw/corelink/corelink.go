@@ -12,12 +12,14 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-edge/holdfast/internal/backoff"
 	"github.com/holdfast-edge/holdfast/sitegw/cores"
+	"github.com/holdfast-edge/holdfast/sitegw/custody"
 	"github.com/holdfast-edge/holdfast/sitegw/mirror"
 	"github.com/holdfast-edge/holdfast/sitegw/roster"
 	"github.com/holdfast-edge/holdfast/wire"
@@ -44,12 +46,15 @@ type Config struct {
 	Transport  *link.Transport
 	Credential *credential.Credential
 	Roster     *roster.Roster
+	Custody    *custody.Keeper
 	Mirror     *mirror.Mirror
 	Listen     string // told to the core: where agents reach this gateway
 	Version    string
 	Wall       func() time.Time
 	Log        *slog.Logger
 	Changed    func(devices []ident.DeviceID, site bool) // called after the mirror took something in
+	Receipts   func([]wire.DeviceReceipt)                // called with what came from the core; must not block
+	Refused    func([]custody.Refused)                   // called with what the core will never take; must not block
 	Witness    Witness
 }
 
@@ -59,7 +64,8 @@ type Link struct {
 	keepAlive time.Duration // of the next session; owned by Run
 	run       uint64        // random id of this run
 
-	queue chan statement
+	connected atomic.Bool
+	period    atomic.Int64 // ns; the core's report period, as told last
 
 	mu       sync.Mutex
 	session  *session // nil: none
@@ -69,7 +75,9 @@ type Link struct {
 
 // New makes a link; Run connects it.
 func New(c Config) *Link {
-	return &Link{Config: c, run: rand.Uint64(), queue: make(chan statement, queueLength)} //nolint:gosec // an id, no secret
+	l := &Link{Config: c, run: rand.Uint64()} //nolint:gosec // an id, no secret
+	l.period.Store(int64(usualPeriod))
+	return l
 }
 
 // A session is one admitted session with a core node.
@@ -107,6 +115,12 @@ func (l *Link) Status() Status {
 	}
 	return Status{Connected: true, Node: s.node, Address: s.core, Period: s.period, Sessions: l.sessions}
 }
+
+// Connected tells whether there is a session with a core node.
+func (l *Link) Connected() bool { return l.connected.Load() }
+
+// Period is the core's report period, as told last; before that the usual one.
+func (l *Link) Period() time.Duration { return time.Duration(l.period.Load()) }
 
 // serve holds a session that was admitted until it ends. It always returns an error.
 func (l *Link) serve(ctx context.Context, s *session) error {
@@ -156,11 +170,14 @@ func (l *Link) attach(s *session) {
 	l.session = s
 	l.sessions++
 	l.mu.Unlock()
+	l.period.Store(int64(s.period))
+	l.connected.Store(true)
 	l.Roster.Resync()
 }
 
 // detach ends a session: whoever waits for an answer is told that there will be none.
 func (l *Link) detach(s *session) {
+	l.connected.Store(false)
 	l.mu.Lock()
 	l.session = nil
 	pending := s.pending
@@ -169,7 +186,6 @@ func (l *Link) detach(s *session) {
 	for _, r := range pending {
 		r.done(0, nil, errNoSession)
 	}
-	l.refuseQueued()
 }
 
 // read takes what the core says until the session ends.
@@ -186,6 +202,12 @@ func (l *Link) read(s *session) error {
 				return err
 			}
 			l.site(s, &m)
+		case wire.TypeReceipts:
+			var m wire.Receipts
+			if err := wire.Unmarshal(body, &m); err != nil {
+				return err
+			}
+			l.Receipts(m.Items)
 		case wire.TypeSubmitted, wire.TypeRelayEnrolled, wire.TypeRelayRenewed, wire.TypeError:
 			if err := l.answered(s, t, body); err != nil {
 				return err

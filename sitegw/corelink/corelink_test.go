@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/sitegw/cores"
+	"github.com/holdfast-edge/holdfast/sitegw/custody"
+	"github.com/holdfast-edge/holdfast/sitegw/custody/custodytest"
 	"github.com/holdfast-edge/holdfast/sitegw/mirror"
 	"github.com/holdfast-edge/holdfast/sitegw/roster"
 	"github.com/holdfast-edge/holdfast/wire"
@@ -42,15 +44,8 @@ func wantUnavailable(t *testing.T, what string, err error) {
 // Without a session everybody is answered at once, and keeps what he has.
 func TestWithoutSession(t *testing.T) {
 	l := unlinked()
-	answered := 0
-	l.Submit([]byte("s"), func(r wire.SubmitResult) {
-		answered++
-		if r.Code != wire.CodeUnavailable || !r.Code.Temporary() {
-			t.Errorf("result %+v", r)
-		}
-	})
-	if answered != 1 || len(l.queue) != 0 || l.Status().Connected {
-		t.Errorf("answered %d times, %d queued", answered, len(l.queue))
+	if l.Status().Connected || l.Connected() || l.Period() != usualPeriod {
+		t.Error("connected")
 	}
 	_, err := l.Enroll(t.Context(), wire.Enroll{})
 	wantUnavailable(t, "enroll", err)
@@ -59,73 +54,29 @@ func TestWithoutSession(t *testing.T) {
 	l.Ask(ident.NewDeviceID())
 }
 
-func TestQueueIsBounded(t *testing.T) {
-	l := unlinked()
-	l.session = &session{}
-	busy := 0
-	for range queueLength + 10 {
-		l.Submit(nil, func(r wire.SubmitResult) {
-			if r.Code == wire.CodeBusy {
-				busy++
-			}
-		})
-	}
-	if busy != 10 || len(l.queue) != queueLength {
-		t.Errorf("%d refused as busy, %d queued", busy, len(l.queue))
-	}
-}
-
-func TestGather(t *testing.T) {
-	l := unlinked()
-	fill := func(n, size int) {
-		for range n {
-			l.queue <- statement{sealed: make([]byte, size)}
-		}
-	}
-	fill(2*wire.MaxBatch, 10)
-	if got := len(l.gather(statement{})); got != wire.MaxBatch {
-		t.Errorf("a batch of %d", got)
-	}
-	for len(l.queue) > 0 {
-		<-l.queue
-	}
-	fill(200, wire.MaxStatement)
-	batch := l.gather(statement{sealed: make([]byte, wire.MaxStatement)})
-	m := wire.Submit{ID: 1 << 60, TimeMS: 1 << 50}
-	for _, s := range batch {
-		m.Statements = append(m.Statements, s.sealed)
-	}
-	if _, err := wire.AppendFrame(nil, wire.TypeSubmit, m); err != nil || len(batch) < 32 {
-		t.Errorf("%d large statements: %v", len(batch), err)
-	}
-	for len(l.queue) > 0 {
-		<-l.queue
-	}
-	if got := len(l.gather(statement{})); got != 1 {
-		t.Errorf("alone in a batch of %d", got)
-	}
-}
-
 // A plant is a link that runs, and the core's end of it.
 type plant struct {
-	t      *testing.T
-	link   *Link
-	roster *roster.Roster
-	mirror *mirror.Mirror
-	ln     *link.Listener // of the first core node
-	nodes  []*node
-	period time.Duration // that the nodes tell
-	net    *linktest.Net
-	up     *link.Transport
-	cred   *credential.Credential
-	file   string // of the list of core nodes
-	heads  *heads
-	root   ident.CA
-	cas    map[ident.Role]ident.CA
-	stop   func() // ends the link, before the plant does
+	t       *testing.T
+	link    *Link
+	roster  *roster.Roster
+	custody *custody.Keeper
+	mirror  *mirror.Mirror
+	ln      *link.Listener // of the first core node
+	nodes   []*node
+	period  time.Duration // that the nodes tell
+	net     *linktest.Net
+	up      *link.Transport
+	cred    *credential.Credential
+	file    string // of the list of core nodes
+	heads   *heads
+	root    ident.CA
+	cas     map[ident.Role]ident.CA
+	stop    func() // ends the link, before the plant does
 
-	mu      sync.Mutex
-	changed []string
+	mu       sync.Mutex
+	changed  []string
+	receipts []wire.DeviceReceipt
+	refused  []custody.Refused
 }
 
 // heads is a witness that remembers.
@@ -156,6 +107,8 @@ func worldOf(t *testing.T, n int, f func(t *testing.T, p *plant)) {
 			t: t, period: 10 * time.Second, roster: roster.New(time.Now), mirror: new(mirror.Mirror), cas: map[ident.Role]ident.CA{}, heads: new(heads),
 			net: linktest.New(t), file: filepath.Join(t.TempDir(), "cores"), stop: func() {},
 		}
+		var stopCustody func()
+		p.custody, stopCustody = custodytest.Open(t, t.TempDir())
 		p.makeFleet()
 		for range n {
 			p.addNode()
@@ -171,6 +124,7 @@ func worldOf(t *testing.T, n int, f func(t *testing.T, p *plant)) {
 			if err := p.up.Close(); err != nil {
 				t.Error(err)
 			}
+			stopCustody()
 		}()
 		f(t, p)
 	})
@@ -180,7 +134,8 @@ func worldOf(t *testing.T, n int, f func(t *testing.T, p *plant)) {
 func (p *plant) start(byHand ...string) {
 	p.stop()
 	p.link = New(Config{
-		Cores: cores.Open(p.file, byHand, slog.New(slog.DiscardHandler)), Transport: p.up, Credential: p.cred, Roster: p.roster, Mirror: p.mirror,
+		Cores: cores.Open(p.file, byHand, slog.New(slog.DiscardHandler)), Transport: p.up, Credential: p.cred, Roster: p.roster, Custody: p.custody, Mirror: p.mirror,
+		Receipts: p.onReceipts, Refused: p.onRefused,
 		Listen: "gw-a:4433", Version: "test", Wall: time.Now, Log: slog.New(slog.DiscardHandler), Changed: p.onChanged, Witness: p.heads,
 	})
 	ctx, cancel := context.WithCancel(p.t.Context())
@@ -198,6 +153,18 @@ func (p *plant) onChanged(devices []ident.DeviceID, site bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.changed = append(p.changed, fmt.Sprint(len(devices), " ", site))
+}
+
+func (p *plant) onReceipts(all []wire.DeviceReceipt) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.receipts = append(p.receipts, all...)
+}
+
+func (p *plant) onRefused(all []custody.Refused) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refused = append(p.refused, all...)
 }
 
 // A peer is the core's end of one session.

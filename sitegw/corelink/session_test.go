@@ -7,98 +7,93 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/sitegw/custody"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
-// results gathers what became of statements.
-type results struct {
-	mu  sync.Mutex
-	got []string
-}
-
-func (r *results) done(name string) func(wire.SubmitResult) {
-	return func(res wire.SubmitResult) {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.got = append(r.got, fmt.Sprint(name, " ", res.Code, " ", string(res.Receipt)))
+// keep puts a record into custody and waits until it is on disk.
+func (p *plant) keep(data string) {
+	p.t.Helper()
+	done := make(chan error, 1)
+	p.custody.Spool.Append(custody.KindStatement, time.Now().UnixMilli(), []byte(data), func(_ uint64, err error) { done <- err })
+	if err := <-done; err != nil {
+		p.t.Fatal(err)
 	}
 }
 
-func (r *results) want(t *testing.T, want ...string) {
-	t.Helper()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if fmt.Sprint(r.got) != fmt.Sprint(want) {
-		t.Errorf("results %q, want %q", r.got, want)
-	}
-}
+func (p *plant) inCustody() uint64 { return p.custody.Spool.Status().Records }
 
 func TestSubmitAnswered(t *testing.T) {
 	world(t, func(t *testing.T, p *plant) {
 		c := p.welcome()
-		if !p.link.Status().Connected {
+		if !p.link.Status().Connected || !p.link.Connected() || p.link.Period() != 10*time.Second {
 			t.Fatal("not connected")
 		}
-		r := new(results)
-		p.link.Submit([]byte("a"), r.done("a"))
+		p.keep("a")
 		first := recv[wire.Submit](c, wire.TypeSubmit)
 		c.send(wire.TypeError, wire.Error{Code: wire.CodeUnavailable, ID: first.ID + 99}) // an answer to nothing
 		c.send(wire.Type(60), wire.Ask{})                                                 // of a later build
-		c.send(wire.TypeSubmitted, wire.Submitted{ID: first.ID, Results: []wire.SubmitResult{{Receipt: []byte("ra")}}})
 		settle()
-		r.want(t, "a none ra")
-
-		p.link.Submit([]byte("b"), r.done("b"))
+		if p.inCustody() != 1 {
+			t.Error("let go of without an answer")
+		}
+		c.send(wire.TypeSubmitted, wire.Submitted{ID: first.ID, Results: make([]wire.SubmitResult, 1)})
+		settle()
+		if p.inCustody() != 0 {
+			t.Error("kept after the answer")
+		}
+		p.keep("b")
 		second := recv[wire.Submit](c, wire.TypeSubmit)
 		if second.ID == first.ID || string(second.Statements[0]) != "b" {
 			t.Errorf("submit %+v", second)
 		}
 		c.send(wire.TypeError, wire.Error{Code: wire.CodeUnavailable, Ref: wire.TypeSubmit, ID: second.ID})
+		again := recv[wire.Submit](c, wire.TypeSubmit)
+		if string(again.Statements[0]) != "b" {
+			t.Errorf("again %+v", again)
+		}
+		c.send(wire.TypeSubmitted, wire.Submitted{ID: again.ID, Results: []wire.SubmitResult{{Code: wire.CodeConflict, Detail: "other content"}}})
 		settle()
-		r.want(t, "a none ra", "b unavailable ")
-
-		p.link.Submit([]byte("c"), r.done("c"))
-		third := recv[wire.Submit](c, wire.TypeSubmit)
-		c.send(wire.TypeSubmitted, wire.Submitted{ID: third.ID}) // an answer that answers too few
+		p.mu.Lock()
+		if len(p.refused) != 1 || string(p.refused[0].Sealed) != "b" || p.inCustody() != 0 {
+			t.Errorf("refused %+v", p.refused)
+		}
+		p.mu.Unlock()
+		c.send(wire.TypeReceipts, wire.Receipts{Items: []wire.DeviceReceipt{{Device: ident.NewDeviceID(), Receipt: []byte("r")}}})
 		settle()
-		r.want(t, "a none ra", "b unavailable ", "c unavailable ")
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if len(p.receipts) != 1 || string(p.receipts[0].Receipt) != "r" {
+			t.Errorf("receipts %+v", p.receipts)
+		}
 	})
 }
 
-// While messages are under way others gather and share the next one, in order.
-func TestStatementsShareMessages(t *testing.T) {
+// An answer to another number of statements ends the session, and nothing is let go of.
+func TestAnswerOfAnotherSize(t *testing.T) {
 	world(t, func(t *testing.T, p *plant) {
 		c := p.welcome()
-		r := new(results)
-		for i := range maxUnderWay + 3 {
-			name := string(rune('a' + i))
-			p.link.Submit([]byte(name), r.done(name))
-			settle()
-		}
-		var ids []uint64
-		for range maxUnderWay {
-			m := recv[wire.Submit](c, wire.TypeSubmit)
-			if len(m.Statements) != 1 {
-				t.Errorf("message of %d", len(m.Statements))
-			}
-			ids = append(ids, m.ID)
-		}
-		c.send(wire.TypeSubmitted, wire.Submitted{ID: ids[0], Results: make([]wire.SubmitResult, 1)})
+		p.keep("c")
 		m := recv[wire.Submit](c, wire.TypeSubmit)
-		if fmt.Sprintf("%s", m.Statements) != "[e f g]" {
-			t.Errorf("gathered %s", m.Statements)
+		c.send(wire.TypeSubmitted, wire.Submitted{ID: m.ID})
+		settle()
+		if p.inCustody() != 1 {
+			t.Error("let go of")
+		}
+		again := p.welcome()
+		if m := recv[wire.Submit](again, wire.TypeSubmit); string(m.Statements[0]) != "c" {
+			t.Errorf("the new session begins with %q", m.Statements)
 		}
 	})
 }
 
-// When the session ends, whoever waits is told, under way or queued, and nobody twice.
+// When the session ends, whoever waits is told, and what is in custody is sent in the next one.
 func TestSessionLost(t *testing.T) {
 	world(t, func(t *testing.T, p *plant) {
 		c := p.welcome()
-		r := new(results)
-		for i := range maxUnderWay + 2 {
-			p.link.Submit([]byte{byte(i)}, r.done("s"))
+		for i := range 6 {
+			p.keep(string(rune('a' + i)))
 			settle()
 		}
 		var renewed error
@@ -109,26 +104,15 @@ func TestSessionLost(t *testing.T) {
 		wg.Wait()
 		synctest.Wait()
 		wantUnavailable(t, "renew", renewed)
-		r.want(t, slicesOf("s unavailable ", maxUnderWay+2)...)
-		if p.link.Status().Connected {
+		if p.link.Status().Connected || p.link.Connected() {
 			t.Error("still connected")
 		}
-		p.link.Submit([]byte("late"), r.done("late"))
-		r.want(t, append(slicesOf("s unavailable ", maxUnderWay+2), "late unavailable ")...)
-
+		p.keep("late")
 		again := p.welcome() // it comes back by itself
-		p.link.Submit([]byte("new"), r.done("new"))
-		if m := recv[wire.Submit](again, wire.TypeSubmit); string(m.Statements[0]) != "new" {
+		if m := recv[wire.Submit](again, wire.TypeSubmit); fmt.Sprintf("%s", m.Statements) != "[a b c d e f late]" {
 			t.Errorf("the new session begins with %q", m.Statements)
 		}
 	})
-}
-
-func slicesOf(s string, n int) (out []string) {
-	for range n {
-		out = append(out, s)
-	}
-	return out
 }
 
 func TestRequestsTimeOut(t *testing.T) {
@@ -185,8 +169,10 @@ func TestMirrorIsFed(t *testing.T) {
 // quiet is a device's session that nothing is expected of.
 type quiet struct{}
 
-func (quiet) Tell(time.Duration) {}
-func (quiet) Drop(*wire.Error)   {}
+func (quiet) Tell(time.Duration)  {}
+func (quiet) Receipt([]byte)      {}
+func (quiet) Refused(*wire.Error) {}
+func (quiet) Drop(*wire.Error)    {}
 
 func TestPresenceIsReported(t *testing.T) {
 	world(t, func(t *testing.T, p *plant) {

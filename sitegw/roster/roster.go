@@ -20,6 +20,10 @@ const Silent = 3
 type Session interface {
 	// Tell sends an interval to use from now on.
 	Tell(interval time.Duration)
+	// Receipt sends the device its receipt.
+	Receipt(sealed []byte)
+	// Refused tells the device that the core will never take a statement of it.
+	Refused(e *wire.Error)
 	// Drop ends the session with a reason.
 	Drop(e *wire.Error)
 }

@@ -25,6 +25,9 @@ func (p *peer) Tell(d time.Duration) {
 	p.told = append(p.told, d)
 }
 
+func (p *peer) Receipt([]byte)      {}
+func (p *peer) Refused(*wire.Error) {}
+
 func (p *peer) Drop(e *wire.Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -186,7 +186,17 @@ type Attach struct {
 	Order        uint64         `cbor:"12,keyasint"` // highest order number seen
 	IntervalMS   uint32         `cbor:"13,keyasint"` // heartbeat interval in use
 	TimeMS       int64          `cbor:"14,keyasint"` // the device's wall clock, Unix ms
+
+	// The oldest statement that the outbox holds of an epoch before Epoch; 0: it holds none.
+	OldestEpoch uint64 `cbor:"15,keyasint,omitempty"`
+	OldestSeq   uint64 `cbor:"16,keyasint,omitempty"`
+
+	// SPIFFE id of a gateway that took statements, said that it had an uplink, and brought no receipt; "": there is none.
+	Doubts string `cbor:"17,keyasint,omitempty"`
 }
+
+// maxDoubts bounds the name of a gateway, in bytes.
+const maxDoubts = 512
 
 // AttachVersion is the schema version of attaches that this build writes.
 const AttachVersion = 1
@@ -227,6 +237,10 @@ func ParseAttach(b []byte) (*SealedAttach, error) {
 		return nil, fmt.Errorf("attach: version, start and session count from 1: %w", wire.ErrMalformed)
 	case a.Lowest > a.Highest+1:
 		return nil, fmt.Errorf("attach: lowest seq %d, highest %d: %w", a.Lowest, a.Highest, wire.ErrMalformed)
+	case len(a.Doubts) > maxDoubts:
+		return nil, fmt.Errorf("attach: a gateway's name of %d bytes, limit %d: %w", len(a.Doubts), maxDoubts, wire.ErrMalformed)
+	case a.OldestEpoch != 0 && (a.OldestEpoch >= a.Epoch || a.OldestSeq == 0):
+		return nil, fmt.Errorf("attach: oldest statement %d of epoch %d, before epoch %d: %w", a.OldestSeq, a.OldestEpoch, a.Epoch, wire.ErrMalformed)
 	}
 	return a, nil
 }
