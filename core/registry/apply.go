@@ -229,7 +229,7 @@ func (a *applier) setInterval(c *command.SetInterval) any {
 	}
 	d := *old
 	d.IntervalMS, d.Revision = c.IntervalMS, a.revision()
-	a.putDevice(&d)
+	a.storeDevice(old, &d)
 	a.event(EventDeviceChanged, a.subject(&d), map[string]string{"heartbeat_interval": a.view.Interval(&d).String(), "by": c.By.Operator})
 	return &d
 }
@@ -245,7 +245,7 @@ func (a *applier) release(c *command.Release) any {
 	}
 	d := *old
 	d.State, d.Reason, d.Attach, d.Revision = wire.DeviceActive, "", nil, a.revision()
-	a.putDevice(&d)
+	a.storeDevice(old, &d)
 	a.event(EventDeviceReleased, a.subject(&d), map[string]string{"by": c.By.Operator})
 	return &d
 }

@@ -135,7 +135,7 @@ func (a *applier) enrollDevice(t *Token, c *command.Enroll, key ident.KeyID) (*E
 		ID: c.Device, Site: t.Site, State: wire.DeviceActive, TokenTags: t.Tags, EnrolledMS: a.ms, Revision: a.revision(),
 		Keys: []Key{{ID: key, SPKI: c.SPKI, State: KeyActive, SinceMS: a.ms, NotAfterMS: c.NotAfter}},
 	}
-	a.putDevice(d)
+	a.storeDevice(nil, d)
 	a.view.keys.put(&keyRef{Key: key, Device: d.ID})
 	a.event(EventDeviceEnrolled, a.subject(d), map[string]string{"token": t.ID.String(), "via": c.Via})
 	return &Enrolled{Device: d, Cert: c.Cert}, nil
@@ -150,7 +150,8 @@ func (a *applier) enrollGateway(t *Token, c *command.Enroll, key ident.KeyID) (*
 	}
 	a.ensureSite(t.Site)
 	g := &Gateway{Site: t.Site, Name: c.Name, EnrolledMS: a.ms}
-	if old, ok := a.view.gateways.get(id); ok {
+	old, ok := a.view.gateways.get(id)
+	if ok {
 		*g = *old
 	}
 	g.Listen = c.Listen
@@ -165,7 +166,7 @@ func (a *applier) enrollGateway(t *Token, c *command.Enroll, key ident.KeyID) (*
 		keys = append(keys, k)
 	}
 	g.Keys = append(keys, Key{ID: key, SPKI: c.SPKI, State: KeyActive, SinceMS: a.ms, NotAfterMS: c.NotAfter})
-	a.view.gateways.put(g)
+	a.putGateway(old, g)
 	a.view.keys.put(&keyRef{Key: key, Gateway: id})
 	a.event(EventGatewayEnrolled, Subject{Site: g.Site, Gateway: id}, map[string]string{"token": t.ID.String()})
 	return &Enrolled{Gateway: g, Cert: c.Cert}, nil

@@ -75,6 +75,7 @@ type session struct {
 	l        *log
 	w        *model
 	machines []*machine
+	facts    *factCheck
 }
 
 const modelMachines, modelTokens = 4, 4
@@ -200,6 +201,7 @@ func (s *session) saveAndRestore(t *rapid.T) { s.l.state = restore(t, s.l.snapsh
 // check holds the whole registry against the model.
 func (s *session) check(t *rapid.T) {
 	v := s.l.state.View()
+	s.facts.all(t, v)
 	if v.DeviceCount() != len(s.w.devices) {
 		t.Fatalf("%d devices, the model has %d", v.DeviceCount(), len(s.w.devices))
 	}
@@ -267,7 +269,7 @@ func TestRegistryAgainstModel(t *testing.T) {
 		machines[i] = newMachine(t)
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		s := &session{l: newLog(t), w: newModel(), machines: machines}
+		s := &session{l: newLog(t), w: newModel(), machines: machines, facts: newFactCheck()}
 		t.Repeat(map[string]func(*rapid.T){
 			"create token": s.createToken, "revoke token": s.revokeToken, "enroll": s.enroll, "set tags": s.setTags,
 			"set interval": s.setInterval, "set site": s.setSite, "report": s.report, "pass time": s.pass, "restore": s.saveAndRestore,

@@ -107,6 +107,7 @@ type Device struct {
 	Duplicates   uint64             `cbor:"16,keyasint,omitempty"` // statements that had been committed before
 	Reason       string             `cbor:"17,keyasint,omitempty"` // why it is quarantined
 	Revision     uint64             `cbor:"18,keyasint,omitempty"` // number of the audit record of the newest change by the core or an operator
+	Entry        Fact               `cbor:"19,keyasint,omitempty"` // the newest change of what gateways are told of it
 	Open         *Sequence          `cbor:"20,keyasint,omitempty"` // nil: Epoch is the only one that is not settled, and has no gap; see Sequence
 	RegisteredAt Position           `cbor:"21,keyasint,omitempty"` // of the registration that Facts are of
 }
@@ -181,6 +182,7 @@ type Site struct {
 	CreatedMS     int64  `cbor:"3,keyasint"`
 	UnreachableMS int64  `cbor:"4,keyasint,omitempty"` // since when all its gateways are silent; 0: reachable
 	Revision      uint64 `cbor:"5,keyasint,omitempty"` // number of the audit record of the newest change by an operator
+	List          Fact   `cbor:"6,keyasint,omitempty"` // the newest change of the list of its gateways
 }
 
 // A Gateway is one gateway of a site.

@@ -39,6 +39,7 @@ type snapshotHeader struct {
 	TimeMS  int64  `cbor:"3,keyasint"`
 	Audit   Mark   `cbor:"4,keyasint"`
 	History Mark   `cbor:"5,keyasint"`
+	Facts   uint64 `cbor:"6,keyasint,omitempty"` // number of the newest fact
 }
 
 type snapshotEnd struct {
@@ -73,7 +74,7 @@ func (s *snapWriter) put(kind byte, v any) bool {
 // Persist streams the view as a snapshot. It holds no lock and needs little memory.
 func (v View) Persist(w io.Writer) error {
 	s := &snapWriter{w: bufio.NewWriterSize(w, 256<<10)}
-	s.put(snapHeader, snapshotHeader{Version: snapVersion, Index: v.index, TimeMS: v.time.UnixMilli(), Audit: v.audit, History: v.history})
+	s.put(snapHeader, snapshotHeader{Version: snapVersion, Index: v.index, TimeMS: v.time.UnixMilli(), Audit: v.audit, History: v.history, Facts: v.facts})
 	if v.fleet != nil {
 		s.put(snapFleet, v.fleet)
 	}
@@ -173,7 +174,7 @@ func (s *restorer) restore(kind byte, b []byte) error {
 			return fmt.Errorf("version %d, this build reads %d", h.Version, snapVersion)
 		}
 		s.view.index, s.view.time = h.Index, time.UnixMilli(h.TimeMS).UTC()
-		s.view.audit, s.view.history = h.Audit, h.History
+		s.view.audit, s.view.history, s.view.facts = h.Audit, h.History, h.Facts
 		return nil
 	case snapFleet:
 		s.view.fleet = new(Fleet)

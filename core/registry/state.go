@@ -48,6 +48,7 @@ type View struct {
 	repeated  table[uint64, turn] // repeats in the order in which they were made
 	audit     Mark                // of the audit trail
 	history   Mark                // of the history
+	facts     uint64              // number of the newest fact
 }
 
 // A Mark is how far a chain of records has come.
@@ -176,7 +177,7 @@ func (v View) History() Mark { return v.history }
 func (v View) Hash() [32]byte {
 	h := sha256.New()
 	var b [8]byte
-	for _, n := range []uint64{v.index, uint64(v.time.UnixMilli()), v.audit.Count, v.history.Count} {
+	for _, n := range []uint64{v.index, uint64(v.time.UnixMilli()), v.audit.Count, v.history.Count, v.facts} {
 		binary.BigEndian.PutUint64(b[:], n)
 		h.Write(b[:])
 	}

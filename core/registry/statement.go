@@ -232,7 +232,7 @@ func (a *applier) transition(gateway string, it *command.PresenceItem) Transitio
 		a.event(EventGatewayDoubted, a.subject(&n), map[string]string{"gateway": it.Attach.Doubts, "via": gateway, "reason": "no receipt for statements that it took"})
 	}
 	a.span(d, &n, gateway, it)
-	a.putDevice(&n)
+	a.storeDevice(d, &n)
 	return Transition{State: n.State, Taken: true}
 }
 

@@ -151,6 +151,7 @@ func TestHashShowsDifferences(t *testing.T) {
 		"fleet":    func(s *State) { f := *s.view.fleet; f.ClusterEpoch++; s.view.fleet = &f },
 		"audit":    func(s *State) { s.view.audit.Head[0] ^= 1 },
 		"history":  func(s *State) { s.view.history.Count++ },
+		"facts":    func(s *State) { s.view.facts++ },
 		"time":     func(s *State) { s.view.time = s.view.time.Add(time.Millisecond) },
 	} {
 		s := restore(t, base)

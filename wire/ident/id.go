@@ -83,6 +83,15 @@ func (d *DeviceID) UnmarshalCBOR(b []byte) error {
 // A KeyID names a public key: the SHA-256 of its SubjectPublicKeyInfo.
 type KeyID [32]byte
 
+// UnmarshalCBOR reads a byte string of exactly 32 bytes, as DeviceID does of 16.
+func (k *KeyID) UnmarshalCBOR(b []byte) error {
+	if len(b) != 2+len(k) || b[0] != 0x58 || b[1] != byte(len(k)) {
+		return fmt.Errorf("key id is no byte string of %d bytes: %w", len(k), ErrID)
+	}
+	copy(k[:], b[2:])
+	return nil
+}
+
 // KeyIDOf is the id of the key in cert.
 func KeyIDOf(cert *x509.Certificate) KeyID { return sha256.Sum256(cert.RawSubjectPublicKeyInfo) }
 

@@ -79,6 +79,20 @@ func TestDeviceIDsDecodeWhole(t *testing.T) {
 	}
 }
 
+func TestKeyIDsDecodeWhole(t *testing.T) {
+	good := append([]byte{0x58, 32}, make([]byte, 32)...)
+	good[33] = 7
+	var k ident.KeyID
+	if err := k.UnmarshalCBOR(good); err != nil || k[31] != 7 {
+		t.Errorf("%v, %v", k, err)
+	}
+	for _, b := range [][]byte{nil, {0x58}, good[:33], append(good, 0), append([]byte{0x59, 0, 32}, good[2:]...)} {
+		if err := k.UnmarshalCBOR(b); !errors.Is(err, ident.ErrID) {
+			t.Errorf("%x: got %v, want ErrID", b, err)
+		}
+	}
+}
+
 func TestNames(t *testing.T) {
 	for s, ok := range map[string]bool{
 		"a": true, "core-1": true, strings.Repeat("a", 63): true,

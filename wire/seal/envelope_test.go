@@ -34,7 +34,8 @@ func TestALibraryVerifiesWhatIsSealed(t *testing.T) {
 			continue
 		}
 		v, err := cose.NewVerifier(k.alg, map[string]any{
-			domainStatement: &deviceKey.PublicKey, domainAttach: &deviceKey.PublicKey, domainReceipt: authority.Public(), domainAuditHead: authority.Public(), domainEnroll: token.Public(),
+			domainStatement: &deviceKey.PublicKey, domainAttach: &deviceKey.PublicKey, domainReceipt: authority.Public(), domainAuditHead: authority.Public(),
+			domainDeviceEntry: authority.Public(), domainGatewayList: authority.Public(), domainEnroll: token.Public(),
 		}[k.domain])
 		fatal(t, err)
 		if err := m.Verify([]byte(k.domain), v); err != nil {

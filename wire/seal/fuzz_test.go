@@ -41,6 +41,12 @@ func FuzzOpenReceipt(f *testing.F) { fuzzSealed(f, "receipt") }
 // FuzzOpenAuditHead: as FuzzOpenReceipt.
 func FuzzOpenAuditHead(f *testing.F) { fuzzSealed(f, "audit_head") }
 
+// FuzzOpenDeviceEntry: as FuzzOpenReceipt.
+func FuzzOpenDeviceEntry(f *testing.F) { fuzzSealed(f, "device_entry") }
+
+// FuzzOpenGatewayList: as FuzzOpenReceipt.
+func FuzzOpenGatewayList(f *testing.F) { fuzzSealed(f, "gateway_list") }
+
 func FuzzParseEnroll(f *testing.F) { fuzzSealed(f, "enroll") }
 
 // The body of a registration is read also where nobody can forge it; the profile and the tags are limited there.

@@ -93,6 +93,20 @@ func sampleAuditHead() *AuditHead {
 	return &AuditHead{Version: 1, Fleet: "plant", ClusterEpoch: 1, Seq: 900, Hash: [32]byte{7, 7}, LogTimeMS: 1795464001000}
 }
 
+func sampleDeviceEntry() *DeviceEntry {
+	return &DeviceEntry{
+		Version: 1, Fleet: "plant", Device: device, Site: "berlin", ClusterEpoch: 1, Number: 42, State: wire.DeviceQuarantined,
+		Keys: []ident.KeyID{deviceKID, {9}}, IntervalMS: 5000, LogTimeMS: 1795464001000,
+	}
+}
+
+func sampleGatewayList() *GatewayList {
+	return &GatewayList{
+		Version: 1, Fleet: "plant", Site: "berlin", ClusterEpoch: 1, Number: 43, LogTimeMS: 1795464001000,
+		Gateways: []ListedGateway{{Name: "gw1", Keys: []ident.KeyID{{7}}, Listen: "10.0.0.1:7443"}, {Name: "gw2", Keys: []ident.KeyID{{8}}, Listen: "gw2.berlin:7443"}},
+	}
+}
+
 // A kind of sealed message, so that one test can go over all of them.
 type sealedKind struct {
 	name   string
@@ -139,6 +153,22 @@ func sealedKinds() []sealedKind {
 			}, openAuditHead,
 		},
 		{
+			"device_entry", domainDeviceEntry, cose.AlgorithmEdDSA, func(testing.TB) any { return *sampleDeviceEntry() },
+			func(tb testing.TB) []byte {
+				b, err := SealDeviceEntry(sampleDeviceEntry(), authority)
+				fatal(tb, err)
+				return b
+			}, openDeviceEntry,
+		},
+		{
+			"gateway_list", domainGatewayList, cose.AlgorithmEdDSA, func(testing.TB) any { return *sampleGatewayList() },
+			func(tb testing.TB) []byte {
+				b, err := SealGatewayList(sampleGatewayList(), authority)
+				fatal(tb, err)
+				return b
+			}, openGatewayList,
+		},
+		{
 			"enroll", domainEnroll, cose.AlgorithmEdDSA,
 			func(testing.TB) any {
 				return EnrollProof{Fleet: "plant", Token: token.ID[:], SPKI: hashSPKI(spki), Kind: KindDevice}
@@ -182,6 +212,22 @@ func openAuditHead(b []byte) (any, error) {
 		return nil, err
 	}
 	return *h, nil
+}
+
+func openDeviceEntry(b []byte) (any, error) {
+	e, err := OpenDeviceEntry(b, "plant", authority.Public().(ed25519.PublicKey))
+	if err != nil {
+		return nil, err
+	}
+	return *e, nil
+}
+
+func openGatewayList(b []byte) (any, error) {
+	l, err := OpenGatewayList(b, "plant", authority.Public().(ed25519.PublicKey))
+	if err != nil {
+		return nil, err
+	}
+	return *l, nil
 }
 
 func openEnroll(b []byte) (any, error) {
@@ -265,7 +311,7 @@ func TestGoldenSealedMessages(t *testing.T) {
 
 // A field that a sample leaves zero would have no key in its golden.
 func TestSamplesSetEveryField(t *testing.T) {
-	samples := []any{*sampleRegister(), *sampleStatement(t).Before, sampleRegister().Profile, sampleRegister().Profile.Hints}
+	samples := []any{*sampleRegister(), *sampleStatement(t).Before, sampleRegister().Profile, sampleRegister().Profile.Hints, sampleGatewayList().Gateways[0]}
 	for _, k := range sealedKinds() {
 		samples = append(samples, k.sample(t))
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/veraison/go-cose"
@@ -50,7 +51,7 @@ func TestEveryBitCounts(t *testing.T) {
 // keyFor is the kid and the key that a kind is signed with.
 func keyFor(k sealedKind) (kid []byte, key any) {
 	switch k.domain {
-	case domainReceipt, domainAuditHead:
+	case domainReceipt, domainAuditHead, domainDeviceEntry, domainGatewayList:
 		return authorityKID, authority
 	case domainEnroll:
 		return token.ID[:], token.key()
@@ -238,6 +239,80 @@ func TestUnknownKeysOfStatementsAreSkipped(t *testing.T) {
 		got, err := k.open(reseal(t, k, k.domain, p))
 		if err != nil || !reflect.DeepEqual(got, k.sample(t)) {
 			t.Errorf("%s with a new key: %v", k.name, err)
+		}
+	}
+}
+
+// What the authority says holds in one fleet, by one key, in one form.
+func TestFactsBindTheirFleet(t *testing.T) {
+	pub := authority.Public().(ed25519.PublicKey)
+	entry, list := golden(t, "device_entry.sealed", nil), golden(t, "gateway_list.sealed", nil)
+	if _, err := OpenDeviceEntry(entry, "other", pub); !errors.Is(err, ErrSignature) {
+		t.Errorf("an entry in another fleet: %v", err)
+	}
+	if _, err := OpenGatewayList(list, "other", pub); !errors.Is(err, ErrSignature) {
+		t.Errorf("a list in another fleet: %v", err)
+	}
+	for name, key := range map[string]ed25519.PublicKey{"other": token.Public(), "nil": nil, "short": pub[:31]} {
+		if _, err := OpenDeviceEntry(entry, "plant", key); !errors.Is(err, ErrSignature) {
+			t.Errorf("an entry by %s key: %v", name, err)
+		}
+		if _, err := OpenGatewayList(list, "plant", key); !errors.Is(err, ErrSignature) {
+			t.Errorf("a list by %s key: %v", name, err)
+		}
+	}
+	for name, change := range map[string]func(*DeviceEntry){
+		"no device": func(e *DeviceEntry) { e.Device = ident.DeviceID{} },
+		"no fleet":  func(e *DeviceEntry) { e.Fleet = "" },
+	} {
+		e := sampleDeviceEntry()
+		change(e)
+		b, err := SealDeviceEntry(e, authority)
+		fatal(t, err)
+		if _, err := OpenDeviceEntry(b, "plant", pub); !errors.Is(err, ErrSignature) {
+			t.Errorf("an entry with %s: %v", name, err)
+		}
+	}
+	long := sampleGatewayList()
+	for len(long.Gateways) <= MaxListed {
+		long.Gateways = append(long.Gateways, long.Gateways[0])
+	}
+	b, err := SealGatewayList(long, authority)
+	fatal(t, err)
+	if _, err := OpenGatewayList(b, "plant", pub); !errors.Is(err, ErrSignature) {
+		t.Errorf("a list of %d gateways: %v", len(long.Gateways), err)
+	}
+	short, err := wire.Marshal(map[int]any{2: "plant", 3: device, 8: [][]byte{{1, 2, 3}}})
+	fatal(t, err)
+	if b, err = sealAs(domainDeviceEntry, authorityKID, short, cose.AlgorithmEdDSA, authority); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenDeviceEntry(b, "plant", pub); !errors.Is(err, wire.ErrMalformed) {
+		t.Errorf("a key id of 3 bytes: %v", err)
+	}
+}
+
+// The longest list of the longest names still fits into a sealed message.
+func TestLongestListFits(t *testing.T) {
+	l := sampleGatewayList()
+	l.Gateways = nil
+	for range MaxListed {
+		l.Gateways = append(l.Gateways, ListedGateway{Name: strings.Repeat("n", 63), Keys: []ident.KeyID{{1}}, Listen: strings.Repeat("h", 256)})
+	}
+	b, err := SealGatewayList(l, authority)
+	fatal(t, err)
+	if _, err := OpenGatewayList(b, "plant", authority.Public().(ed25519.PublicKey)); err != nil {
+		t.Errorf("%d bytes: %v", len(b), err)
+	}
+}
+
+func TestStampsAreOrdered(t *testing.T) {
+	ordered := []Stamp{{}, {0, 5}, {1, 0}, {1, 4}, {1, 5}, {2, 1}}
+	for i, a := range ordered {
+		for j, b := range ordered {
+			if got := a.Compare(b); (got < 0) != (i < j) || (got > 0) != (i > j) {
+				t.Errorf("%+v against %+v: %d", a, b, got)
+			}
 		}
 	}
 }

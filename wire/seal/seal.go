@@ -1,5 +1,5 @@
-// Package seal holds what is signed: statements and attaches (by devices), receipts (by the authority) and enrollment
-// proofs (by a token's key). Each is a COSE_Sign1 (RFC 9052) whose external data separates its domain from the others, so
+// Package seal holds what is signed: statements and attaches (by devices), receipts, audit heads, device entries and gateway
+// lists (by the authority) and enrollment proofs (by a token's key). Each is a COSE_Sign1 (RFC 9052) whose external data separates its domain from the others, so
 // that a signature made for one can never pass as another.
 //
 // A signature is verified over the bytes that were received; nothing is ever encoded again to be verified.
@@ -19,11 +19,13 @@ var ErrSignature = errors.New("signature does not verify")
 
 // The domains, as external_aad of the signature.
 const (
-	domainStatement = "holdfast/statement/v1"
-	domainAttach    = "holdfast/attach/v1"
-	domainReceipt   = "holdfast/receipt/v1"
-	domainAuditHead = "holdfast/audit-head/v1"
-	domainEnroll    = "holdfast/enroll/v1"
+	domainStatement   = "holdfast/statement/v1"
+	domainAttach      = "holdfast/attach/v1"
+	domainReceipt     = "holdfast/receipt/v1"
+	domainAuditHead   = "holdfast/audit-head/v1"
+	domainDeviceEntry = "holdfast/device-entry/v1"
+	domainGatewayList = "holdfast/gateway-list/v1"
+	domainEnroll      = "holdfast/enroll/v1"
 )
 
 // maxSealed bounds any sealed message, in bytes, before it is parsed.

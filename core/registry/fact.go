@@ -1,0 +1,55 @@
+package registry
+
+import (
+	"slices"
+
+	"github.com/holdfast-edge/holdfast/wire/ident"
+)
+
+// A Fact is the newest change of what the authority signs when it is asked for: a device's entry, or the list of a site's
+// gateways. The signed bytes are not stored: every node makes the same.
+type Fact struct {
+	// Number counts the changes of all facts of the fleet; 0: never told. Invariant: it grows with every change of what the
+	// fact says, and no two facts have the same.
+	Number   uint64 `cbor:"1,keyasint"`
+	LoggedMS int64  `cbor:"2,keyasint"` // log time of the change, Unix ms
+}
+
+// Facts is the number of the newest fact. Whoever has heard of every fact up to it knows all that the view says.
+func (v View) Facts() uint64 { return v.facts }
+
+// fact is the next one.
+func (a *applier) fact() Fact {
+	a.view.facts++
+	return Fact{Number: a.view.facts, LoggedMS: a.ms}
+}
+
+// storeDevice stores a record whose entry may say something else than that of old, which is nil for a new one.
+func (a *applier) storeDevice(old, d *Device) {
+	if old == nil || old.State != d.State || old.Site != d.Site || old.IntervalMS != d.IntervalMS || !slices.Equal(ActiveKeys(old.Keys), ActiveKeys(d.Keys)) {
+		d.Entry = a.fact()
+	}
+	a.putDevice(d)
+}
+
+// putGateway stores a gateway that may change its site's list. old is nil for a new one; the site exists.
+func (a *applier) putGateway(old, g *Gateway) {
+	a.view.gateways.put(g)
+	if old != nil && old.Listen == g.Listen && slices.Equal(ActiveKeys(old.Keys), ActiveKeys(g.Keys)) {
+		return
+	}
+	s := *a.ensureSite(g.Site)
+	s.List = a.fact()
+	a.view.sites.put(&s)
+}
+
+// ActiveKeys lists the ids of those keys that are active, in their order.
+func ActiveKeys(keys []Key) []ident.KeyID {
+	var out []ident.KeyID
+	for i := range keys {
+		if keys[i].State == KeyActive {
+			out = append(out, keys[i].ID)
+		}
+	}
+	return out
+}
