@@ -165,6 +165,11 @@ func (c *Config) enrolled(cred *credential.Credential, out *wire.Enrolled) error
 	if err := st.RaiseFloor(cred.Certificate().Leaf.NotBefore); err != nil {
 		return err
 	}
+	if len(out.List) > 0 {
+		if err := c.learn(cred, st, out.List); err != nil {
+			return err
+		}
+	}
 	s := c.Settings
 	for _, g := range out.Gateways {
 		if config.CheckAddr(g) == nil && !slices.Contains(s.Gateways, g) {
@@ -172,6 +177,23 @@ func (c *Config) enrolled(cred *credential.Credential, out *wire.Enrolled) error
 		}
 	}
 	return s.save(c.StateDir)
+}
+
+// learn keeps the list of gateways that came with the identity.
+func (c *Config) learn(cred *credential.Credential, st *devstate.State, sealed []byte) error {
+	lists, err := devstate.OpenLists(c.StateDir, cred.ID.Fleet, cred.Authority, c.Log)
+	if err != nil {
+		return err
+	}
+	list, err := lists.Learn(sealed)
+	switch {
+	case errors.Is(err, seal.ErrSignature), errors.Is(err, wire.ErrMalformed):
+		c.Log.Error("the list of gateways that came with the identity is not believed", "err", err)
+		return nil
+	case err != nil || list == nil:
+		return err
+	}
+	return st.RaiseFloor(list.LogTime())
 }
 
 func (s *Settings) save(dir string) error {
@@ -229,6 +251,10 @@ func New(c Config) (_ *Agent, err error) {
 	if a.state, err = devstate.Open(c.StateDir, signer(a.cred)); err != nil {
 		return nil, err
 	}
+	lists, err := devstate.OpenLists(c.StateDir, a.cred.ID.Fleet, a.cred.Authority, c.Log)
+	if err != nil {
+		return nil, err
+	}
 	if a.start, err = a.state.Started(); err != nil {
 		return nil, err
 	}
@@ -238,7 +264,7 @@ func New(c Config) (_ *Agent, err error) {
 	}
 	a.tr = wirelink.NewTransport(pc, nil)
 	a.link = link.New(link.Config{
-		Transport: a.tr, Credential: a.cred, State: a.state, Gateways: c.Gateways, Start: a.start, Wall: a.wall, Uptime: c.Uptime, Log: c.Log,
+		Transport: a.tr, Credential: a.cred, State: a.state, Lists: lists, Gateways: c.Gateways, Start: a.start, Wall: a.wall, Uptime: c.Uptime, Log: c.Log,
 	})
 	return a, nil
 }

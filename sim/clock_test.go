@@ -24,19 +24,12 @@ func TestEverythingOffFor400Days(t *testing.T) {
 		for _, a := range p.devices {
 			p.startAgent(a)
 		}
-		p.sleep(3 * time.Minute)
+		p.sleep(3 * time.Minute) // a device that is in with an expired certificate does not wait for its turn to renew
 		for i := range p.devices {
 			d := p.want(i, "online", "")
 			if len(p.history(i)) != 2 {
 				t.Errorf("device %d: %d registrations, want 2", i, len(p.history(i)))
 			}
-			if left := time.Until(d.Keys[0].ExpiresAt); left > 0 {
-				t.Errorf("device %d renewed before its first look", i)
-			}
-		}
-		p.sleep(15 * time.Minute) // an agent looks every 10 minutes whether its certificate is due
-		for i := range p.devices {
-			d := p.want(i, "online", "")
 			if left := time.Until(d.Keys[0].ExpiresAt); left < 80*24*time.Hour || len(d.Keys) != 1 {
 				t.Errorf("device %d: %d keys, certificate expires in %v, want one key and 90 days", i, len(d.Keys), left)
 			}

@@ -1,5 +1,5 @@
-// Package sitegw assembles a gateway: the agents' listener, the roster of who is present, the uplink to the core, the witness of
-// its audit trail, and what operators watch the gateway by. docs/gateway-files.md describes its data directory.
+// Package sitegw assembles a gateway: the agents' listener, the roster of who is present, the uplink to the core, the mirror of
+// what the core said about the site, the witness of its audit trail, and what operators watch the gateway by. docs/gateway-files.md describes its data directory.
 package sitegw
 
 import (
@@ -95,6 +95,7 @@ const (
 	transportFile = "agents.keys"
 	coresFile     = "cores"
 	spoolDir      = "spool"
+	mirrorFile    = "mirror"
 )
 
 // LoadSettings reads gateway.yaml of a data directory. The error names the file, and the key where there is one.
@@ -173,6 +174,7 @@ type Gateway struct {
 	uplink  *corelink.Link
 	agents  *agentlink.Server
 	witness *witness.Witness
+	mirror  *mirror.Mirror
 	up      *link.Transport
 	down    *link.Transport
 	ln      *link.Listener
@@ -231,19 +233,21 @@ func New(c Config) (_ *Gateway, err error) {
 
 // assemble joins the parts. The uplink tells the sessions what changed, and the sessions ask the uplink.
 func (g *Gateway) assemble() {
-	m := new(mirror.Mirror)
+	g.mirror = mirror.Open(mirror.Config{
+		Path: filepath.Join(g.DataDir, mirrorFile), Fleet: g.cred.ID.Fleet, Site: g.cred.ID.Site, Authority: g.cred.Authority, Log: g.Log,
+	})
 	g.witness = witness.New(witness.Config{
 		Dir: g.DataDir, Fleet: g.cred.ID.Fleet, Authority: g.cred.Authority, Wall: g.Wall, Log: g.Log,
 	})
 	g.uplink = corelink.New(corelink.Config{
-		Cores: cores.Open(filepath.Join(g.DataDir, coresFile), g.Cores, g.Log), Witness: g.witness, Transport: g.up, Credential: g.cred, Roster: g.roster, Custody: g.custody, Mirror: m, Listen: g.Listen,
+		Cores: cores.Open(filepath.Join(g.DataDir, coresFile), g.Cores, g.Log), Witness: g.witness, Transport: g.up, Credential: g.cred, Roster: g.roster, Custody: g.custody, Mirror: g.mirror, Listen: g.Listen,
 		Version: g.Version, Wall: g.Wall, Log: g.Log,
 		Changed:  func(d []ident.DeviceID, site bool) { g.agents.Changed(d, site) },
 		Receipts: func(all []wire.DeviceReceipt) { g.agents.Receipts(all) },
 		Refused:  func(all []custody.Refused) { g.agents.Refused(all) },
 	})
 	g.agents = agentlink.New(agentlink.Config{
-		Self: g.cred.ID, Authority: g.cred.Authority, Uplink: g.uplink, Custody: g.custody, Roster: g.roster, Mirror: m, Wall: g.Wall, Log: g.Log,
+		Self: g.cred.ID, Authority: g.cred.Authority, Uplink: g.uplink, Custody: g.custody, Roster: g.roster, Mirror: g.mirror, Wall: g.Wall, Log: g.Log,
 	})
 }
 
@@ -259,6 +263,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	eg.Go(func() error { return g.uplink.Run(ctx) })
 	eg.Go(func() error { g.roster.Watch(ctx); return nil })
 	eg.Go(func() error { g.witness.Run(ctx); return nil })
+	eg.Go(func() error { g.mirror.Run(ctx); return nil })
 	if g.ops != nil {
 		eg.Go(func() error {
 			if err := ops.Serve(ctx, g.ops, g.watched()); err != nil { // a plant does not stop because nobody can watch it

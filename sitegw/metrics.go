@@ -35,6 +35,8 @@ var (
 	descReconnects   = desc("uplink_reconnects_total", "Uplink sessions after the first one.")
 	descPeriod       = desc("report_period_seconds", "Time between two digests of presence, as the core told it. Absent without an uplink.")
 	descWitness      = desc("witness_seq", "Number of the newest record of the core's audit trail that a verified head vouched for; 0 before the first.")
+	descMirror       = desc("mirror_devices", "Devices that are known to this gateway without the core, by whether they are of its own site.", "site")
+	descMirrorWrong  = desc("mirror_refused_total", "What a core node told of devices and gateways and the authority had not signed, or signed otherwise before.")
 	descWitnessAlarm = desc("witness_alarms_total", "Heads of the core's audit trail that were forged or contradicted another one.")
 )
 
@@ -45,7 +47,7 @@ type collector struct{ g *Gateway }
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descSessions, descOnline, descHeartbeats, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descUplink,
-		descUplinkNode, descReconnects, descPeriod, descWitness, descWitnessAlarm,
+		descUplinkNode, descReconnects, descPeriod, descWitness, descWitnessAlarm, descMirror, descMirrorWrong,
 	} {
 		ch <- d
 	}
@@ -77,6 +79,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	n.AgentsRefused.Each(refused(descNotAdmitted))
 	counter(descWitnessAlarm, c.g.witness.Alarms())
 	gauge(descWitness, float64(c.g.witness.Seq()))
+	m := c.g.mirror.Status()
+	gauge(descMirror, float64(m.Devices), "own")
+	gauge(descMirror, float64(m.Guests), "other")
+	counter(descMirrorWrong, m.Refused)
 
 	s := c.g.uplink.Status()
 	counter(descReconnects, max(s.Sessions, 1)-1)

@@ -27,13 +27,14 @@ func samples() map[Type]any {
 	enrolled := Enrolled{
 		Identity: id, Chain: [][]byte{[]byte("leaf"), []byte("ca")}, Root: []byte("root"), Authority: []byte("authority"),
 		Gateways: []string{"10.0.0.1:7443", "10.0.0.2:7443"}, IntervalMS: 5000, Site: "berlin", Cores: []string{"10.0.1.1:7400", "10.0.1.2:7400"},
+		List: []byte("list"),
 	}
 	return map[Type]any{
 		TypeError:        &Error{Code: CodeBusy, RetryAfterMS: 1500, Detail: "too many enrollments", Ref: TypeEnroll, ID: 7},
-		TypeAttach:       &Attach{Capability: 1, Sealed: []byte("sealed attach")},
+		TypeAttach:       &Attach{Capability: 1, Sealed: []byte("sealed attach"), ListEpoch: 1, List: 43},
 		TypeWelcome:      &Welcome{Capability: 1, Identity: id, IntervalMS: 5000, KeepAliveMS: 5000, Site: "berlin", TimeMS: 1795464000000, Kept: &Kept{Epoch: 1, Seq: 7, Chain: bytes.Repeat([]byte{5}, 32)}, PeriodMS: 10000},
 		TypeHeartbeat:    &Heartbeat{Run: 1 << 63, Number: 42, Answered: 41, UptimeMS: 3600000, IntervalMS: 5000, Desired: 3, Running: []byte{1, 2, 3}},
-		TypeHeartbeatAck: &HeartbeatAck{Number: 42, IntervalMS: 10000, Receipt: []byte("receipt"), Gateways: []string{"10.0.0.2:7443"}, Uplink: true},
+		TypeHeartbeatAck: &HeartbeatAck{Number: 42, IntervalMS: 10000, Receipt: []byte("receipt"), Uplink: true, List: []byte("list")},
 		TypeCustody:      &Custody{Epoch: 1, Seq: 8},
 		TypeStatement:    &Statement{Sealed: []byte("sealed statement")},
 		TypeRenew:        &Renew{CSR: []byte("csr")},
@@ -41,7 +42,7 @@ func samples() map[Type]any {
 		TypeGoAway:       &GoAway{RetryAfterMS: 2000},
 		TypeEnroll:       &enroll,
 		TypeEnrolled:     &enrolled,
-		TypeUplinkHello:  &UplinkHello{Capability: 1, Version: "1.0.0", Listen: "10.0.0.1:7443", Run: 99},
+		TypeUplinkHello:  &UplinkHello{Capability: 1, Version: "1.0.0", Listen: "10.0.0.1:7443", Run: 99, KnownEpoch: 1, Known: 40},
 		TypeUplinkWelcome: &UplinkWelcome{
 			Capability: 1, Identity: "spiffe://plant/gateway/berlin/gw1", ReportPeriodMS: 10000, TimeMS: 1795464000000,
 		},
@@ -59,8 +60,8 @@ func samples() map[Type]any {
 			Told:    []DeviceInterval{{Slot: 1000, IntervalMS: 20000}},
 		},
 		TypeSite: &Site{
-			Version: 9, IntervalMS: 5000, Full: true, Gateways: []string{"10.0.0.1:7443"}, Cores: []string{"10.0.1.1:7400"}, AuditHead: []byte("head"),
-			Devices: []SiteDevice{{Device: goldenDevice, Keys: [][]byte{bytes.Repeat([]byte{7}, 32)}, IntervalMS: 1000, State: DeviceQuarantined}},
+			Version: 9, IntervalMS: 5000, Cores: []string{"10.0.1.1:7400"}, AuditHead: []byte("head"),
+			Entries: [][]byte{[]byte("entry"), []byte("another")}, List: []byte("list"), UptoEpoch: 1, Upto: 42,
 		},
 		TypeRelayEnroll:   &RelayEnroll{ID: 11, Enroll: enroll},
 		TypeRelayEnrolled: &RelayEnrolled{ID: 11, Enrolled: enrolled},

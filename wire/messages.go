@@ -110,7 +110,9 @@ func (t Type) Limit() int {
 // Attach opens an agent's session: the first frame on the control stream.
 type Attach struct {
 	Capability uint32 `cbor:"1,keyasint"`
-	Sealed     []byte `cbor:"2,keyasint"` // a seal.Attach, signed by the device
+	Sealed     []byte `cbor:"2,keyasint"`           // a seal.Attach, signed by the device
+	ListEpoch  uint64 `cbor:"3,keyasint,omitempty"` // cluster epoch of the list that the agent has of this gateway's site; 0: none
+	List       uint64 `cbor:"4,keyasint,omitempty"` // its number
 }
 
 // Welcome admits an agent: until it has come, a session is not online.
@@ -146,11 +148,11 @@ type Heartbeat struct {
 
 // HeartbeatAck is a gateway's answer to a heartbeat, and, with Number 0, what it has to say in between.
 type HeartbeatAck struct {
-	Number     uint64   `cbor:"1,keyasint,omitempty"` // the heartbeat answered; 0: none
-	IntervalMS uint32   `cbor:"2,keyasint,omitempty"` // interval to use from now on; 0: unchanged
-	Receipt    []byte   `cbor:"3,keyasint,omitempty"` // a seal.Receipt
-	Gateways   []string `cbor:"4,keyasint,omitempty"` // addresses of the site's gateways; empty: unchanged
-	Uplink     bool     `cbor:"5,keyasint,omitempty"` // the gateway says that it has a session with the core
+	Number     uint64 `cbor:"1,keyasint,omitempty"` // the heartbeat answered; 0: none
+	IntervalMS uint32 `cbor:"2,keyasint,omitempty"` // interval to use from now on; 0: unchanged
+	Receipt    []byte `cbor:"3,keyasint,omitempty"` // a seal.Receipt
+	Uplink     bool   `cbor:"5,keyasint,omitempty"` // the gateway says that it has a session with the core
+	List       []byte `cbor:"6,keyasint,omitempty"` // a seal.GatewayList of the gateway's site, when it is newer than the agent's
 }
 
 // Statement carries one sealed statement, from an agent. On one session they come in order, each once, but for a step back
@@ -208,14 +210,17 @@ type Enrolled struct {
 	IntervalMS uint32   `cbor:"6,keyasint,omitempty"` // heartbeat interval
 	Site       string   `cbor:"7,keyasint,omitempty"`
 	Cores      []string `cbor:"8,keyasint,omitempty"` // to gateways and core nodes: uplink addresses of the core's nodes
+	List       []byte   `cbor:"9,keyasint,omitempty"` // to devices: a seal.GatewayList of the site
 }
 
 // UplinkHello opens a gateway's session with the core.
 type UplinkHello struct {
 	Capability uint32 `cbor:"1,keyasint"`
-	Version    string `cbor:"2,keyasint"` // the gateway's build
-	Listen     string `cbor:"3,keyasint"` // where agents reach it
-	Run        uint64 `cbor:"4,keyasint"` // random id of the gateway's run
+	Version    string `cbor:"2,keyasint"`           // the gateway's build
+	Listen     string `cbor:"3,keyasint"`           // where agents reach it
+	Run        uint64 `cbor:"4,keyasint"`           // random id of the gateway's run
+	KnownEpoch uint64 `cbor:"5,keyasint,omitempty"` // cluster epoch of Known
+	Known      uint64 `cbor:"6,keyasint,omitempty"` // the gateway holds every entry of its site up to this number; 0: tell it all
 }
 
 // UplinkWelcome admits a gateway.
@@ -306,30 +311,24 @@ type DeviceInterval struct {
 	IntervalMS uint32 `cbor:"2,keyasint"` // max(told, echoed)
 }
 
-// Site brings a gateway what it must know of its site. Version orders the messages of one uplink session.
+// Site brings a gateway what it must know of its site, of devices of other sites that came to it, and of the core. What must
+// be true without the core is signed by the authority, and nothing else of it is kept. Keys 3 to 5 were unsigned lists.
 type Site struct {
-	Version    uint64       `cbor:"1,keyasint"`
-	IntervalMS uint32       `cbor:"2,keyasint,omitempty"` // the site's default; 0: unchanged
-	Full       bool         `cbor:"3,keyasint,omitempty"` // Devices starts the whole list: forget the rest
-	Devices    []SiteDevice `cbor:"4,keyasint,omitempty"` // at most 4096 a message
-	Gateways   []string     `cbor:"5,keyasint,omitempty"` // addresses of the site's gateways; empty: unchanged
-	Cores      []string     `cbor:"6,keyasint,omitempty"` // uplink addresses of the core's nodes; empty: unchanged
-	AuditHead  []byte       `cbor:"7,keyasint,omitempty"` // a sealed head of the audit trail, to be kept as a witness
+	Version    uint64   `cbor:"1,keyasint"`            // log index that the message shows
+	IntervalMS uint32   `cbor:"2,keyasint,omitempty"`  // the site's default; 0: unchanged
+	Cores      []string `cbor:"6,keyasint,omitempty"`  // uplink addresses of the core's nodes; empty: unchanged
+	AuditHead  []byte   `cbor:"7,keyasint,omitempty"`  // a sealed head of the audit trail, to be kept as a witness
+	Entries    [][]byte `cbor:"8,keyasint,omitempty"`  // each a seal.DeviceEntry, at most 4096
+	List       []byte   `cbor:"9,keyasint,omitempty"`  // a seal.GatewayList of the site; empty: unchanged
+	UptoEpoch  uint64   `cbor:"10,keyasint,omitempty"` // cluster epoch of Upto
+	Upto       uint64   `cbor:"11,keyasint,omitempty"` // every entry of the site up to this number has now been told; 0: not said
 }
 
 // MaxCores bounds the uplink addresses that one message carries.
 const MaxCores = 16
 
-// SiteDevice is one device as a gateway must know it.
-type SiteDevice struct {
-	Device     ident.DeviceID `cbor:"1,keyasint"`
-	Keys       [][]byte       `cbor:"2,keyasint,omitempty"` // ids of its active keys
-	IntervalMS uint32         `cbor:"3,keyasint,omitempty"` // 0: the site's default
-	State      DeviceState    `cbor:"4,keyasint"`
-}
-
-// Ask wants to know about a device that the site's list does not have; the answer is a Site message with it, or with a
-// device of state 0 (unknown).
+// Ask wants to know about a device of which the gateway has no entry; the answer is a Site message with it, or with one of
+// state 0 (unknown).
 type Ask struct {
 	Device ident.DeviceID `cbor:"1,keyasint"`
 }

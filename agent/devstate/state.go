@@ -2,6 +2,7 @@
 // statements that the core has not yet receipted.
 //
 //	state.{a,b}        counters and settings told (see durable.Slots), CBOR
+//	gateways.{a,b}     the newest signed lists of gateways (likewise)
 //	outbox/E-S         one sealed statement: epoch E and seq S as 20 digits each
 //
 // A statement exists once its file is durable; that is before anybody acts on having made it. It goes when the authority's
@@ -15,7 +16,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -46,12 +46,8 @@ type saved struct {
 	FloorMS      int64           `cbor:"8,keyasint"` // time floor, Unix ms
 	IntervalMS   uint32          `cbor:"9,keyasint"` // last told
 	KeepAliveMS  uint32          `cbor:"10,keyasint"`
-	Before       *seal.EpochLink `cbor:"11,keyasint,omitempty"` // for the first statement of Epoch
-	Gateways     []ident.KeyID   `cbor:"12,keyasint,omitempty"` // keys that admitted this device, newest last, at most keptGateways
+	Before       *seal.EpochLink `cbor:"11,keyasint,omitempty"` // for the first statement of Epoch; 12 was another field
 }
-
-// keptGateways bounds the gateways' keys that are remembered.
-const keptGateways = 16
 
 // Signer makes statements: the device's identity.
 type Signer struct {
@@ -184,25 +180,6 @@ func (st *State) RaiseFloor(t time.Time) error {
 		return nil
 	}
 	return st.change(func(s *saved) { s.FloorMS = max(s.FloorMS, t.UnixMilli()) })
-}
-
-// KnownGateway tells whether a gateway's key has admitted this device while its certificate had not expired. Such a key is
-// taken later even with an expired certificate: expiry alone refuses nobody, least of all on a device whose clock is wrong.
-func (st *State) KnownGateway(k ident.KeyID) bool {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return slices.Contains(st.s.Gateways, k)
-}
-
-// Admitted remembers the key of a gateway that admitted this device with an unexpired certificate.
-func (st *State) Admitted(k ident.KeyID) error {
-	if st.KnownGateway(k) {
-		return nil
-	}
-	return st.change(func(s *saved) {
-		s.Gateways = append(slices.Clip(s.Gateways), k)
-		s.Gateways = s.Gateways[max(0, len(s.Gateways)-keptGateways):]
-	})
 }
 
 // Attach fills in what the state knows of an attach.

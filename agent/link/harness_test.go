@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,6 +22,7 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	wirelink "github.com/holdfast-edge/holdfast/wire/link"
 	"github.com/holdfast-edge/holdfast/wire/seal"
+	"github.com/holdfast-edge/holdfast/wire/seal/sealtest"
 )
 
 // A world is an agent's link that runs, and two gateways whose part the test plays.
@@ -29,10 +32,14 @@ type world struct {
 	root      ident.CA
 	cas       map[ident.Role]ident.CA
 	authority ed25519.PrivateKey
+	facts     *sealtest.Authority
+	lists     *devstate.Lists
 	device    ident.ID
 	state     *devstate.State
 	link      *Link
 	gateways  [2]*wirelink.Listener
+	keys      []ident.KeyID // of the gateways
+	ahead     atomic.Int64  // of the device's clock, ns
 }
 
 // within runs f in a bubble with a world.
@@ -61,8 +68,13 @@ func within(t *testing.T, f func(t *testing.T, w *world)) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if w.lists, err = devstate.OpenLists(t.TempDir(), "acme", cred.Authority, slog.New(slog.DiscardHandler)); err != nil {
+			t.Fatal(err)
+		}
+		w.facts = sealtest.New(t, "acme")
+		w.facts.Key = w.authority
 		w.link = New(Config{
-			Transport: tr, Credential: cred, State: w.state, Gateways: addrs, Start: 3, Wall: time.Now,
+			Transport: tr, Credential: cred, State: w.state, Lists: w.lists, Gateways: addrs, Start: 3, Wall: func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
 			Uptime: func() time.Duration { return time.Hour }, Log: slog.New(slog.DiscardHandler),
 		})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -123,6 +135,11 @@ func (w *world) gatewayEndpoint(name string) ident.Endpoint {
 	}
 	chain := w.chain(ident.Gateway("acme", "plant-7", name), key.Public())
 	cert := &tls.Certificate{Certificate: chain, PrivateKey: key}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.keys = append(w.keys, ident.KeyIDOfSPKI(spki))
 	trust := &ident.Trust{Fleet: "acme", Root: w.root.Cert}
 	return ident.Endpoint{Trust: func() *ident.Trust { return trust }, Certificate: func() *tls.Certificate { return cert }, Wall: time.Now}
 }
@@ -181,8 +198,9 @@ func (w *world) credential(tr *wirelink.Transport, gateway string) *credential.C
 // A gateway is the other end of one session of the agent.
 type gateway struct {
 	*wirelink.Session
-	w      *world
-	attach *seal.SealedAttach
+	w             *world
+	attachMessage *wire.Attach
+	attach        *seal.SealedAttach
 }
 
 // accept waits for the agent's attach at gateway i.
@@ -199,8 +217,8 @@ func (w *world) accept(i int) *gateway {
 		w.t.Fatal(err)
 	}
 	g := &gateway{Session: s, w: w}
-	m := recv[wire.Attach](g, wire.TypeAttach)
-	if g.attach, err = seal.ParseAttach(m.Sealed); err != nil {
+	g.attachMessage = recv[wire.Attach](g, wire.TypeAttach)
+	if g.attach, err = seal.ParseAttach(g.attachMessage.Sealed); err != nil {
 		w.t.Fatal(err)
 	}
 	return g

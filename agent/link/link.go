@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/agent/devstate"
@@ -46,7 +45,8 @@ type Config struct {
 	Transport  *wirelink.Transport
 	Credential *credential.Credential
 	State      *devstate.State
-	Gateways   []string         // host:port, at least one
+	Lists      *devstate.Lists
+	Gateways   []string         // host:port, at least one: to begin with, and when no listed gateway admits the device
 	Start      uint64           // number of this start of the agent
 	Wall       func() time.Time // at least the time floor
 	Uptime     func() time.Duration
@@ -60,6 +60,7 @@ type Link struct {
 	sessions uint64 // of this run
 	sent     uint64 // heartbeats of this run
 	answered uint64
+	renewed  time.Time     // when this run got a certificate; zero: not yet
 	wake     chan struct{} // capacity 1: there is a new statement
 	doubts   string        // a gateway that withholds receipts, to be named in the next attach; "": none
 
@@ -68,10 +69,7 @@ type Link struct {
 
 // New makes a link; Run connects it.
 func New(c Config) *Link {
-	return &Link{
-		Config: c, run: rand.Uint64(), wake: make(chan struct{}, 1), //nolint:gosec // an id, no secret
-		gateways: slices.Clone(c.Gateways),
-	}
+	return &Link{Config: c, run: rand.Uint64(), wake: make(chan struct{}, 1)} //nolint:gosec // an id, no secret
 }
 
 // Wake says that the outbox has something new.
@@ -87,6 +85,7 @@ func (l *Link) Wake() {
 func (l *Link) Run(ctx context.Context) error {
 	b := backoff.Backoff{Min: minBackoff, Max: maxBackoff}
 	for failed := 0; ctx.Err() == nil; {
+		l.refresh()
 		gw := l.gateways[0]
 		start := time.Now()
 		admitted, err := l.once(ctx, gw)
@@ -167,10 +166,11 @@ func (l *Link) open(ctx context.Context, gw string) (*session, error) {
 	return s, nil
 }
 
-// accept takes a gateway whose certificate has expired, by this device's clock, only if its key has admitted the device before.
+// accept takes a gateway whose certificate has expired, by this device's clock, only if its key is on the newest list of its
+// site that the authority signed.
 func (l *Link) accept(p ident.Peer) error {
-	if p.Expired && !l.State.KnownGateway(p.Key) {
-		return fmt.Errorf("certificate of %v expired at %v and its key is not known here: %w", p.ID, p.Leaf.NotAfter, ident.ErrUntrusted)
+	if p.Expired && !l.Lists.Knows(p.ID, p.Key) {
+		return fmt.Errorf("certificate of %v expired at %v and its key is not on the list of its site: %w", p.ID, p.Leaf.NotAfter, ident.ErrUntrusted)
 	}
 	return nil
 }
@@ -200,7 +200,8 @@ func (s *session) attach() error {
 	if err != nil {
 		return err
 	}
-	return s.link.Send(wire.TypeAttach, wire.Attach{Capability: wire.Capability, Sealed: sealed})
+	list := s.Lists.Stamp(peer.ID.Site)
+	return s.link.Send(wire.TypeAttach, wire.Attach{Capability: wire.Capability, Sealed: sealed, ListEpoch: list.ClusterEpoch, List: list.Number})
 }
 
 // welcomed waits for the admission.
@@ -221,7 +222,10 @@ func (l *Link) welcomed(s *session) error {
 		s.keepAlive = time.Duration(w.KeepAliveMS) * time.Millisecond
 		s.told(w.IntervalMS)
 		s.begin(&w)
-		return l.admitted(s)
+		if l.doubts != s.gateway.String() {
+			l.doubts = "" // it was said
+		}
+		return l.Credential.Confirm() // an admission proves that the certificate in use works
 	case wire.TypeError:
 		e := new(wire.Error)
 		if err := wire.Unmarshal(body, e); err != nil {
@@ -231,17 +235,4 @@ func (l *Link) welcomed(s *session) error {
 	default:
 		return fmt.Errorf("want a welcome, got %v: %w", t, wire.ErrMalformed)
 	}
-}
-
-// admitted keeps what an admission proves: that the certificate in use works, and whom this device can come back to.
-func (l *Link) admitted(s *session) error {
-	if l.doubts != s.gateway.String() {
-		l.doubts = "" // it was said
-	}
-	if peer, ok := s.link.Peer(l.Wall()); ok && !peer.Expired {
-		if err := l.State.Admitted(peer.Key); err != nil {
-			return err
-		}
-	}
-	return l.Credential.Confirm()
 }

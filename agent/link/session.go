@@ -101,7 +101,7 @@ func (s *session) loop(ctx context.Context, in <-chan frame) error {
 	defer s.up.stop()
 	attach := time.NewTicker(backoff.Jitter(attachEvery, attachJitter))
 	defer attach.Stop()
-	renew := time.NewTimer(renewCheck)
+	renew := time.NewTimer(s.untilRenewal())
 	defer renew.Stop()
 	fraction := 0.6 + 0.2*rand.Float64() //nolint:gosec // spreads renewals
 	for {
@@ -131,7 +131,7 @@ func (s *session) loop(ctx context.Context, in <-chan frame) error {
 			if err := s.renew(fraction); err != nil {
 				return err
 			}
-			renew.Reset(renewCheck)
+			renew.Reset(s.untilRenewal())
 		case f := <-in:
 			before := s.interval
 			if err := s.take(f); err != nil {
@@ -174,6 +174,9 @@ func (s *session) take(f frame) error {
 		}
 		s.told(m.IntervalMS)
 		s.uplink(m.Uplink)
+		if len(m.List) > 0 {
+			s.learn(m.List)
+		}
 		if len(m.Receipt) > 0 {
 			return s.receipt(m.Receipt)
 		}
@@ -186,6 +189,7 @@ func (s *session) take(f frame) error {
 			s.Log.Error("renewed certificate not taken", "err", err)
 			return nil
 		}
+		s.renewed = time.Now()
 		s.Log.Info("certificate renewed", "expires", s.Credential.Certificate().Leaf.NotAfter)
 	case *wire.GoAway:
 		return &wire.Error{Code: wire.CodeUnavailable, Detail: errGoAway.Error(), RetryAfterMS: m.RetryAfterMS}
@@ -206,7 +210,7 @@ func (s *session) told(ms uint32) {
 
 // renew asks for a new certificate once the present one is old enough.
 func (s *session) renew(fraction float64) error {
-	if s.Wall().Before(s.Credential.RenewAt(fraction)) {
+	if s.renewedLately() || s.Wall().Before(s.Credential.RenewAt(fraction)) {
 		return nil
 	}
 	csr, err := ident.NewCSR(s.Credential.Key)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/facts"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/internal/config"
 	"github.com/holdfast-edge/holdfast/internal/throttle"
@@ -230,6 +231,12 @@ func (s *Service) answer(e *registry.Enrolled, pub ident.PublicKey) (*wire.Enrol
 	}
 	if out.Site != "" {
 		out.Gateways = SiteGateways(v, out.Site)
+	}
+	if id.Role == ident.RoleDevice {
+		var err error
+		if out.List, err = facts.List(v, out.Site, s.keys.Authority()); err != nil {
+			s.log.Error("the list of gateways is not signed: the device gets it from its gateway", "site", out.Site, "err", err)
+		}
 	}
 	if id.Role != ident.RoleDevice {
 		out.Cores = Uplinks(v)

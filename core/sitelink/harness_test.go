@@ -45,6 +45,7 @@ type core struct {
 	hosts    int
 	stale    *registry.View // what View shows until the next Barrier
 	err      error          // what Propose fails with
+	known    seal.Stamp     // what gateways say that they hold
 }
 
 // View implements Registry.
@@ -220,7 +221,7 @@ func (c *core) dialAs(id ident.ID, key *ecdsa.PrivateKey, ep ident.Endpoint) *ga
 		c.t.Fatal(err)
 	}
 	g := &gateway{Session: s, c: c, id: id, key: key, tr: tr}
-	g.send(wire.TypeUplinkHello, wire.UplinkHello{Capability: 1, Version: "test", Listen: name(id), Run: 1})
+	g.send(wire.TypeUplinkHello, wire.UplinkHello{Capability: 1, Version: "test", Listen: name(id), Run: 1, KnownEpoch: c.known.ClusterEpoch, Known: c.known.Number})
 	return g
 }
 
@@ -290,6 +291,37 @@ func (c *core) connect(site, gw string) *gateway {
 	recv[wire.UplinkWelcome](g, wire.TypeUplinkWelcome)
 	recv[wire.Site](g, wire.TypeSite)
 	return g
+}
+
+func (c *core) authority() ed25519.PublicKey {
+	pub, ok := c.keys.Authority().Public().(ed25519.PublicKey)
+	if !ok {
+		c.t.Fatalf("the authority's key is %T", c.keys.Authority().Public())
+	}
+	return pub
+}
+
+// entries are the device entries of a message, verified.
+func (c *core) entries(m *wire.Site) (out []*seal.DeviceEntry) {
+	c.t.Helper()
+	for _, b := range m.Entries {
+		e, err := seal.OpenDeviceEntry(b, "acme", c.authority())
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		out = append(out, e)
+	}
+	return out
+}
+
+// list is the list of gateways of a message, verified.
+func (c *core) list(m *wire.Site) *seal.GatewayList {
+	c.t.Helper()
+	l, err := seal.OpenGatewayList(m.List, "acme", c.authority())
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return l
 }
 
 // A device is enrolled and signs.

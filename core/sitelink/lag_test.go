@@ -34,9 +34,9 @@ func TestNodeThatIsBehind(t *testing.T) {
 		settle()
 		for {
 			m := recv[wire.Site](g, wire.TypeSite)
-			if len(m.Devices) == 1 && m.Devices[0].Device == f.id {
-				if m.Devices[0].State != wire.DeviceActive {
-					t.Errorf("asked for a new device: %+v", m.Devices[0])
+			if es := c.entries(m); len(es) == 1 && es[0].Device == f.id {
+				if es[0].State != wire.DeviceActive {
+					t.Errorf("asked for a new device: %+v", es[0])
 				}
 				return
 			}

@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/link"
+	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
 // Registry is what the server needs of the replicated state.
@@ -36,7 +37,7 @@ type Registry interface {
 type Config struct {
 	Registry  Registry
 	Enroll    *enroll.Service
-	Authority crypto.Signer // signs receipts
+	Authority crypto.Signer // signs receipts and what gateways are told
 	Tracker   *liveness.Tracker
 	Events    *events.Hub
 	Wall      func() time.Time
@@ -207,6 +208,7 @@ func (s *Server) admit(ctx context.Context, ses *link.Session) (*uplink, error) 
 	}
 	u := &uplink{
 		Server: s, ses: ses, peer: peer, gw: gw, session: rand.Uint64(), //nolint:gosec // G404: tells sessions apart, and keeps no secret
+		known:    seal.Stamp{ClusterEpoch: hello.KnownEpoch, Number: hello.Known},
 		presence: make(chan wire.Presence, presenceWait), inFlight: make(chan struct{}, maxInFlight),
 		submits: make(chan *batch, maxSubmits), due: newDue(s.Tracker.Period()),
 	}

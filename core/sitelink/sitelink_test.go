@@ -2,7 +2,6 @@ package sitelink
 
 import (
 	"errors"
-	"fmt"
 	"testing"
 	"time"
 
@@ -23,11 +22,16 @@ func TestWelcome(t *testing.T) {
 			t.Errorf("welcome %+v", w)
 		}
 		s := recv[wire.Site](g, wire.TypeSite)
-		if !s.Full || s.IntervalMS != 30_000 || fmt.Sprint(s.Gateways) != "[gw-a:4433]" {
+		v := c.View()
+		if s.IntervalMS != 30_000 || s.UptoEpoch != 1 || s.Upto != v.Facts() {
 			t.Errorf("site %+v", s)
 		}
-		if len(s.Devices) != 1 || s.Devices[0].Device != d.id || string(s.Devices[0].Keys[0]) != string(d.kid[:]) || s.Devices[0].Device == other.id {
-			t.Errorf("devices %+v", s.Devices)
+		es := c.entries(s)
+		if len(es) != 1 || es[0].Device != d.id || es[0].Site != "plant-7" || len(es[0].Keys) != 1 || es[0].Keys[0] != d.kid || es[0].Device == other.id {
+			t.Errorf("entries %+v", es)
+		}
+		if site, _ := v.Site("plant-7"); c.list(s).Number != site.List.Number || c.list(s).Gateways[0].Listen != "gw-a:4433" {
+			t.Errorf("list %+v", c.list(s))
 		}
 		if _, connected := c.tracker.LastHeard("plant-7/gw-a", time.Now()); !connected {
 			t.Error("not heard")
@@ -296,20 +300,20 @@ func TestChangesAreTold(t *testing.T) {
 		defer g.hangUp()
 		c.do(&command.SetSite{Site: "plant-8", IntervalMS: 9000}) // not this gateway's
 		c.do(&command.SetSite{Site: "plant-7", IntervalMS: 2000})
-		if s := recv[wire.Site](g, wire.TypeSite); s.IntervalMS != 2000 || len(s.Devices) != 0 {
+		if s := recv[wire.Site](g, wire.TypeSite); s.IntervalMS != 2000 || len(s.Entries) != 0 {
 			t.Errorf("site %+v", s)
 		}
 		c.do(&command.SetInterval{Device: d.id, IntervalMS: 5000})
-		if s := recv[wire.Site](g, wire.TypeSite); len(s.Devices) != 1 || s.Devices[0].IntervalMS != 5000 {
+		if s := recv[wire.Site](g, wire.TypeSite); len(s.Entries) != 1 || c.entries(s)[0].IntervalMS != 5000 {
 			t.Errorf("device %+v", s)
 		}
 		g.send(wire.TypeAsk, wire.Ask{Device: roamer.id})
-		if s := recv[wire.Site](g, wire.TypeSite); s.Devices[0].Device != roamer.id || s.Devices[0].IntervalMS != 9000 || s.Devices[0].State != wire.DeviceActive {
-			t.Errorf("asked: %+v", s)
+		if e := c.entries(recv[wire.Site](g, wire.TypeSite))[0]; e.Device != roamer.id || e.Site != "plant-8" || e.State != wire.DeviceActive {
+			t.Errorf("asked: %+v", e)
 		}
 		g.send(wire.TypeAsk, wire.Ask{Device: ident.NewDeviceID()})
-		if s := recv[wire.Site](g, wire.TypeSite); s.Devices[0].State != wire.DeviceUnknown {
-			t.Errorf("asked about nobody: %+v", s)
+		if e := c.entries(recv[wire.Site](g, wire.TypeSite))[0]; e.State != wire.DeviceUnknown || e.Number != 0 || e.ClusterEpoch != 1 {
+			t.Errorf("asked about nobody: %+v", e)
 		}
 	})
 }

@@ -8,16 +8,20 @@ import (
 
 	"github.com/holdfast-edge/holdfast/core/enroll"
 	"github.com/holdfast-edge/holdfast/core/events"
+	"github.com/holdfast-edge/holdfast/core/facts"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-// sitePage is how many devices one Site message carries.
-const sitePage = 1000
+// Bounds of one Site message: devices, and bytes of their entries, which keep it below the limit of a frame.
+const (
+	sitePage  = 1000
+	siteBytes = wire.MaxFrame / 2
+)
 
-// tell keeps the gateway's picture of its site true: first the whole list, then every change as it is committed.
+// tell keeps the gateway's picture of its site true: first what it lacks, then every change as it is committed.
 func (u *uplink) tell(ctx context.Context) error {
 	if err := u.tellAll(); err != nil {
 		return err
@@ -40,36 +44,66 @@ func (u *uplink) tell(ctx context.Context) error {
 	}
 }
 
+// tellAll tells the entries that are newer than what the gateway holds, and at the end up to where it now holds all.
 func (u *uplink) tellAll() error {
 	v := u.Registry.View()
-	m := u.site(v)
-	m.Full = true
-	var err error
+	m, err := u.site(v)
+	if err != nil {
+		return err
+	}
 	if m.AuditHead, err = SealHead(v, u.Authority); err != nil {
 		return err
 	}
+	upto := seal.Stamp{ClusterEpoch: v.Fleet().ClusterEpoch, Number: v.Facts()}
+	known := u.known.Number
+	if u.known.ClusterEpoch != upto.ClusterEpoch { // every stamp is newer than what it has
+		known = 0
+	}
+	size := 0
 	v.Devices(ident.DeviceID{}, func(d *registry.Device) bool {
-		if d.Site != u.peer.ID.Site {
+		if d.Site != u.peer.ID.Site && d.Presence.Gateway != u.gw || d.Entry.Number <= known {
 			return true
 		}
-		m.Devices = append(m.Devices, siteDevice(d))
-		if len(m.Devices) == sitePage {
+		var b []byte
+		if b, err = facts.Entry(v, d, u.Authority); err != nil {
+			return false
+		}
+		m.Entries = append(m.Entries, b)
+		if size += len(b); len(m.Entries) == sitePage || size >= siteBytes {
 			err = u.ses.Send(wire.TypeSite, m)
-			m = wire.Site{Version: v.Index()}
+			m, size = wire.Site{Version: v.Index()}, 0
 		}
 		return err == nil
 	})
 	if err != nil {
 		return err
 	}
+	m.UptoEpoch, m.Upto = upto.ClusterEpoch, upto.Number
+	if upto.Compare(u.known) > 0 { // this node may be behind the one that the gateway was at
+		u.known = upto
+	}
 	return u.ses.Send(wire.TypeSite, m)
 }
 
-func (u *uplink) site(v registry.View) wire.Site {
+// site is what the gateway is told of the site as a whole.
+func (u *uplink) site(v registry.View) (wire.Site, error) {
+	list, err := facts.List(v, u.peer.ID.Site, u.Authority)
 	return wire.Site{
-		Version: v.Index(), IntervalMS: wire.Millis(v.SiteInterval(u.peer.ID.Site)), Gateways: enroll.SiteGateways(v, u.peer.ID.Site),
-		Cores: enroll.Uplinks(v),
+		Version: v.Index(), IntervalMS: wire.Millis(v.SiteInterval(u.peer.ID.Site)), List: list, Cores: enroll.Uplinks(v),
+	}, err
+}
+
+// tellEntries tells the entries of a few devices.
+func (u *uplink) tellEntries(v registry.View, devices ...*registry.Device) error {
+	m := wire.Site{Version: v.Index()}
+	for _, d := range devices {
+		b, err := facts.Entry(v, d, u.Authority)
+		if err != nil {
+			return err
+		}
+		m.Entries = append(m.Entries, b)
 	}
+	return u.ses.Send(wire.TypeSite, m)
 }
 
 // tellChange passes on an event that changes what the gateway must know. A device of another site that is attached here is
@@ -86,7 +120,11 @@ func (u *uplink) tellChange(e *registry.Event) error {
 			}
 		}
 		if e.Site == u.peer.ID.Site {
-			return u.ses.Send(wire.TypeSite, u.site(v))
+			m, err := u.site(v)
+			if err != nil {
+				return err
+			}
+			return u.ses.Send(wire.TypeSite, m)
 		}
 	case registry.EventNodeJoined, registry.EventNodeChanged, registry.EventNodeRemoved, registry.EventNodeRecovered:
 		return u.ses.Send(wire.TypeSite, wire.Site{Version: v.Index(), Cores: enroll.Uplinks(v)})
@@ -97,7 +135,7 @@ func (u *uplink) tellChange(e *registry.Event) error {
 		}
 		d, ok := v.Device(id)
 		if ok && (d.Site == u.peer.ID.Site || d.Presence.Gateway == u.gw) {
-			return u.ses.Send(wire.TypeSite, wire.Site{Version: v.Index(), Devices: []wire.SiteDevice{siteDevice(d)}})
+			return u.tellEntries(v, d)
 		}
 	}
 	return nil
@@ -140,7 +178,7 @@ func SealHead(v registry.View, authority crypto.Signer) ([]byte, error) {
 	}, authority)
 }
 
-// ask answers a gateway that meets a device its site's list does not have.
+// ask answers a gateway that meets a device of which it has no entry.
 func (u *uplink) ask(ctx context.Context, m *wire.Ask) error {
 	v := u.Registry.View()
 	if _, ok := v.Device(m.Device); !ok {
@@ -149,22 +187,12 @@ func (u *uplink) ask(ctx context.Context, m *wire.Ask) error {
 			return nil //nolint:nilerr // no answer is true that could be given now; the gateway asks again
 		}
 	}
-	out := wire.SiteDevice{Device: m.Device}
 	if d, ok := v.Device(m.Device); ok {
-		out = siteDevice(d)
-		if out.IntervalMS == 0 {
-			out.IntervalMS = wire.Millis(v.Interval(d)) // its own site's, which the gateway does not know
-		}
+		return u.tellEntries(v, d)
 	}
-	return u.ses.Send(wire.TypeSite, wire.Site{Version: v.Index(), Devices: []wire.SiteDevice{out}})
-}
-
-func siteDevice(d *registry.Device) wire.SiteDevice {
-	out := wire.SiteDevice{Device: d.ID, IntervalMS: d.IntervalMS, State: d.State}
-	for _, k := range d.Keys {
-		if k.State == registry.KeyActive {
-			out.Keys = append(out.Keys, k.ID[:])
-		}
+	b, err := facts.Unknown(v, m.Device, u.Authority)
+	if err != nil {
+		return err
 	}
-	return out
+	return u.ses.Send(wire.TypeSite, wire.Site{Version: v.Index(), Entries: [][]byte{b}})
 }

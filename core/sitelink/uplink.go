@@ -3,6 +3,7 @@ package sitelink
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +26,7 @@ type uplink struct {
 	gw      string // site/name
 	session uint64
 	sub     *events.Sub
+	known   seal.Stamp // the gateway holds every entry of its site up to it; owned by tell
 
 	presence chan wire.Presence // reports, in order, for the one goroutine that commits them
 	submits  chan *batch        // statements, in order, likewise
@@ -205,12 +207,22 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 	v = u.Registry.View()
 	now := time.Now()
 	var devices []ident.DeviceID // that hold what is committed
+	var guests []*registry.Device
 	for i, o := range told {
-		if current(v, u.gw, &c.Items[i]) {
-			u.Tracker.Online(u.gw, u.session, o, now)
-			if owed(v, &c.Items[i]) {
-				devices = append(devices, o.Device)
-			}
+		if !current(v, u.gw, &c.Items[i]) {
+			continue
+		}
+		u.Tracker.Online(u.gw, u.session, o, now)
+		if owed(v, &c.Items[i]) {
+			devices = append(devices, o.Device)
+		}
+		if d, ok := v.Device(o.Device); ok && d.Site != u.peer.ID.Site {
+			guests = append(guests, d)
+		}
+	}
+	for page := range slices.Chunk(guests, sitePage) { // the list of its site does not have them
+		if err := u.tellEntries(v, page...); err != nil {
+			return err
 		}
 	}
 	for i := range p.Offline {

@@ -1,6 +1,7 @@
 package agentlink
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 	"time"
@@ -85,7 +86,8 @@ func TestAdmission(t *testing.T) {
 		stranger := p.agent().connect() // the core has not told of it: admitted by its certificate, and asked about
 		defer stranger.hangUp()
 		settle()
-		if len(p.up.asked) != 1 || p.up.asked[0] != stranger.id {
+		// Whoever is refused for a key that is not known is asked about as well: it may have become known.
+		if n := len(p.up.asked); n != 3 || p.up.asked[n-1] != stranger.id || p.up.asked[n-2] != rekeyed.id {
 			t.Errorf("asked about %v", p.up.asked)
 		}
 	})
@@ -177,15 +179,15 @@ func TestIntervalIsPushed(t *testing.T) {
 	world(t, func(t *testing.T, p *plant) {
 		a := p.agent().known(wire.DeviceActive, 0).connect()
 		defer a.hangUp()
-		push := func(m *wire.Site, site bool, want uint32) {
+		push := func(m *wire.Site, want uint32) {
 			t.Helper()
-			p.srv.Changed(p.mirror.Apply(m), site)
+			p.tell(m)
 			if ack := recv[wire.HeartbeatAck](a, wire.TypeHeartbeatAck); ack.IntervalMS != want || ack.Number != 0 {
 				t.Errorf("pushed %+v, want %d ms", ack, want)
 			}
 		}
-		push(&wire.Site{IntervalMS: 5000}, true, 5000)
-		push(&wire.Site{Devices: []wire.SiteDevice{{Device: a.id, Keys: [][]byte{a.kid[:]}, State: wire.DeviceActive, IntervalMS: 2000}}}, false, 2000)
+		push(&wire.Site{IntervalMS: 5000}, 5000)
+		push(&wire.Site{Entries: [][]byte{p.core.Entry(a.id, "plant-7", wire.DeviceActive, 2000, a.kid)}}, 2000)
 		a.beat(1) // the device has not taken it in
 		if ack := recv[wire.HeartbeatAck](a, wire.TypeHeartbeatAck); ack.Number != 1 || ack.IntervalMS != 2000 {
 			t.Errorf("answer %+v", ack)
@@ -200,7 +202,7 @@ func TestDecommissionedIsCut(t *testing.T) {
 		} {
 			a := p.agent().known(wire.DeviceActive, 0).connect()
 			settle()
-			p.srv.Changed(p.mirror.Apply(&wire.Site{Devices: []wire.SiteDevice{{Device: a.id, State: state}}}), false)
+			a.known(state, 0)
 			a.ended(want)
 			a.hangUp()
 		}
@@ -313,6 +315,53 @@ func TestEnrollRelay(t *testing.T) {
 		c := p.srv.Counters()
 		if got := counted(&c.EnrollmentsRefused); c.Enrollments.Load() != 1 || got != "[malformed 1 refused 1 internal 1]" {
 			t.Errorf("%d enrollments, refused %s", c.Enrollments.Load(), got)
+		}
+	})
+}
+
+// A list of gateways goes to every agent whose own is older, when it comes and when it changes, and to nobody else.
+func TestListIsSent(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		first := p.core.List("plant-7", seal.ListedGateway{Name: "gw-a"})
+		p.tell(&wire.Site{List: first})
+		dial := func(epoch, number uint64) *agent {
+			t.Helper()
+			a := p.agent().known(wire.DeviceActive, 0)
+			s, err := a.tr.Dial(t.Context(), p.addr, a.ep.Client(wire.ALPNAgent, ident.RoleGateway, nil), link.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.Session = s
+			a.send(wire.TypeAttach, wire.Attach{Capability: 1, Sealed: a.attach(1, nil), ListEpoch: epoch, List: number})
+			recv[wire.Welcome](a, wire.TypeWelcome)
+			return a
+		}
+		old, current, ahead := dial(0, 0), dial(1, 1), dial(2, 1)
+		for _, a := range []*agent{old, current, ahead} {
+			defer a.hangUp()
+		}
+		if ack := recv[wire.HeartbeatAck](old, wire.TypeHeartbeatAck); !bytes.Equal(ack.List, first) || ack.Number != 0 {
+			t.Errorf("sent %+v", ack)
+		}
+		second := p.core.List("plant-7")
+		p.tell(&wire.Site{List: second})
+		p.tell(&wire.Site{List: second})
+		p.tell(&wire.Site{List: first})
+		for _, a := range []*agent{old, current} {
+			if ack := recv[wire.HeartbeatAck](a, wire.TypeHeartbeatAck); !bytes.Equal(ack.List, second) {
+				t.Errorf("sent %+v", ack)
+			}
+		}
+		for _, a := range []*agent{old, current, ahead} {
+			a.beat(1)
+			if ack := recv[wire.HeartbeatAck](a, wire.TypeHeartbeatAck); ack.Number != 1 || ack.List != nil {
+				t.Errorf("sent %+v", ack)
+			}
+		}
+		// An agent that could not store it says so with its next attach.
+		current.send(wire.TypeAttach, wire.Attach{Capability: 1, Sealed: current.attach(1, nil), ListEpoch: 1, List: 1})
+		if ack := recv[wire.HeartbeatAck](current, wire.TypeHeartbeatAck); !bytes.Equal(ack.List, second) {
+			t.Errorf("sent %+v", ack)
 		}
 	})
 }

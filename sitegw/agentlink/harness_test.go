@@ -3,12 +3,12 @@ package agentlink
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"log/slog"
 	"net"
+	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -24,6 +24,7 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/link"
 	"github.com/holdfast-edge/holdfast/wire/seal"
+	"github.com/holdfast-edge/holdfast/wire/seal/sealtest"
 )
 
 // An uplink remembers what it was asked and answers what the test says.
@@ -59,20 +60,20 @@ func (u *uplink) Ask(d ident.DeviceID) {
 
 // A plant is a gateway's agents' port on a simulated network.
 type plant struct {
-	t         *testing.T
-	router    *simnet.PerfectRouter
-	root      ident.CA
-	cas       map[ident.Role]ident.CA
-	self      ident.ID
-	addr      net.Addr
-	up        *uplink
-	custody   *custody.Keeper
-	authority ed25519.PrivateKey
-	roster    *roster.Roster
-	mirror    mirror.Mirror
-	srv       *Server
-	hosts     int
-	stop      func() // ends the server, before the plant does
+	t       *testing.T
+	router  *simnet.PerfectRouter
+	root    ident.CA
+	cas     map[ident.Role]ident.CA
+	self    ident.ID
+	addr    net.Addr
+	up      *uplink
+	custody *custody.Keeper
+	roster  *roster.Roster
+	core    *sealtest.Authority
+	mirror  *mirror.Mirror
+	srv     *Server
+	hosts   int
+	stop    func() // ends the server, before the plant does
 }
 
 // world runs f in a bubble with a gateway that serves.
@@ -80,14 +81,14 @@ func world(t *testing.T, f func(t *testing.T, p *plant)) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &plant{
 			t: t, router: new(simnet.PerfectRouter), cas: map[ident.Role]ident.CA{}, self: ident.Gateway("acme", "plant-7", "gw-a"),
-			up: new(uplink), roster: roster.New(time.Now),
+			up: new(uplink), roster: roster.New(time.Now), core: sealtest.New(t, "acme"),
 		}
 		var stopCustody func()
 		p.custody, stopCustody = custodytest.Open(t, t.TempDir())
+		p.mirror = mirror.Open(mirror.Config{
+			Path: filepath.Join(t.TempDir(), "mirror"), Fleet: "acme", Site: "plant-7", Authority: p.core.Public(), Log: slog.New(slog.DiscardHandler),
+		})
 		var err error
-		if _, p.authority, err = ed25519.GenerateKey(nil); err != nil {
-			t.Fatal(err)
-		}
 		if p.root, err = ident.NewRoot("acme", newKey(t), time.Now()); err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +98,7 @@ func world(t *testing.T, f func(t *testing.T, p *plant)) {
 			}
 		}
 		p.srv = New(Config{
-			Self: p.self, Authority: p.authority.Public().(ed25519.PublicKey), Uplink: p.up, Custody: p.custody, Roster: p.roster, Mirror: &p.mirror, Wall: time.Now, Log: slog.New(slog.DiscardHandler),
+			Self: p.self, Authority: p.core.Public(), Uplink: p.up, Custody: p.custody, Roster: p.roster, Mirror: p.mirror, Wall: time.Now, Log: slog.New(slog.DiscardHandler),
 		})
 		conn, addr := p.socket()
 		p.addr = addr
@@ -179,11 +180,12 @@ func (p *plant) agent() *agent {
 	}
 }
 
-// known tells the gateway's mirror about the agent, as the core would.
+// tell has the gateway told something, as by the core.
+func (p *plant) tell(m *wire.Site) { p.srv.Changed(p.mirror.Apply(m)) }
+
+// known tells the gateway about the agent, as the core would.
 func (a *agent) known(state wire.DeviceState, interval time.Duration) *agent {
-	a.p.mirror.Apply(&wire.Site{Devices: []wire.SiteDevice{{
-		Device: a.id, Keys: [][]byte{a.kid[:]}, State: state, IntervalMS: uint32(interval.Milliseconds()),
-	}}})
+	a.p.tell(&wire.Site{Entries: [][]byte{a.p.core.Entry(a.id, "plant-7", state, wire.Millis(interval), a.kid)}})
 	return a
 }
 

@@ -193,6 +193,7 @@ func (s *Server) open(ctx context.Context, p *link.Pending, opened func()) {
 		}
 		return
 	}
+	ses.tellList()
 	ses.serve(ctx)
 }
 
@@ -318,7 +319,7 @@ func (s *Server) admit(ls *link.Session) (*session, error) {
 	}
 	echoed := clampInterval(a.IntervalMS)
 	interval := s.Mirror.Interval(a.Device, echoed)
-	ses := &session{Server: s, link: ls, peer: peer, beats: rate.NewLimiter(maxFrames, burstFrames)}
+	ses := &session{Server: s, link: ls, peer: peer, beats: rate.NewLimiter(maxFrames, burstFrames), list: listOf(&m)}
 	err = ls.Send(wire.TypeWelcome, wire.Welcome{
 		Capability: min(m.Capability, wire.Capability), Identity: peer.ID.String(), IntervalMS: wire.Millis(interval),
 		KeepAliveMS: wire.Millis(keepAlive(interval)), Site: s.Self.Site, TimeMS: s.Wall().UnixMilli(),
@@ -329,6 +330,7 @@ func (s *Server) admit(ls *link.Session) (*session, error) {
 	}
 	ses.entry = s.Roster.Attached(a.Device, ses, a.Sealed, interval, echoed)
 	ses.delivered(a)
+	s.Mirror.Seen(a.Device)
 	// What the core told between the look at the mirror and the entry in the roster reached no session.
 	s.changed(a.Device)
 	return ses, nil
@@ -365,23 +367,28 @@ func (s *session) delivered(a *seal.SealedAttach) {
 	}
 }
 
-// checkState decides by what the core told about the device. One that it has not told is admitted by its unexpired
-// certificate, and asked about.
+// checkState decides by what the core has signed about the device, whether or not the certificate has expired. A device of
+// which nothing is known is admitted by its unexpired certificate, and asked about.
 func (s *Server) checkState(peer *ident.Peer) error {
 	d, known := s.Mirror.Device(peer.ID.Device)
-	switch {
-	case !known:
+	if !known {
 		if peer.Expired {
 			return wire.Refuse(wire.CodeExpired, "the certificate expired at %v and the device is not known here", peer.Leaf.NotAfter)
 		}
 		s.Uplink.Ask(peer.ID.Device)
 		return nil
-	case d.State == wire.DeviceDecommissioned:
-		return wire.Refuse(wire.CodeRetired, "the device is decommissioned")
-	case d.State == wire.DeviceUnknown, !d.HasKey(peer.Key):
-		return wire.Refuse(wire.CodeUnknownKey, "the key is not an active key of the device")
 	}
-	return nil
+	switch d.State {
+	case wire.DeviceActive, wire.DeviceQuarantined:
+		if d.HasKey(peer.Key) {
+			return nil
+		}
+	case wire.DeviceDecommissioned:
+		return wire.Refuse(wire.CodeRetired, "the device is decommissioned")
+	case wire.DeviceUnknown: // it may have been enrolled since
+	}
+	s.Uplink.Ask(peer.ID.Device)
+	return wire.Refuse(wire.CodeUnknownKey, "the key is not an active key of the device")
 }
 
 // Limits on heartbeat intervals, whoever names them.
@@ -403,6 +410,7 @@ func keepAlive(interval time.Duration) time.Duration {
 // is concerned.
 func (s *Server) Changed(devices []ident.DeviceID, site bool) {
 	if site {
+		s.tellLists()
 		devices = s.Roster.Devices()
 	}
 	for _, d := range devices {

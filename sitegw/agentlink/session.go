@@ -3,6 +3,7 @@ package agentlink
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/link"
+	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
 // Limits of one session. A device that means well is far below them.
@@ -34,6 +36,9 @@ type session struct {
 	unkept   atomic.Int32 // statements that wait for the disk
 	news     teller
 	renewing atomic.Bool
+
+	listMu sync.Mutex
+	list   seal.Stamp // of the list of gateways that the agent has, or is being sent
 }
 
 var _ roster.Session = (*session)(nil)
@@ -118,6 +123,8 @@ func (s *session) attachAgain(body []byte) *wire.Error {
 	}
 	s.delivered(a)
 	s.Roster.Refreshed(s.entry, a.Sealed)
+	s.Mirror.Seen(a.Device)
+	s.hasList(&m)
 	return nil
 }
 

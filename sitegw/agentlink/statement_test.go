@@ -121,7 +121,7 @@ func TestReceiptsReachTheirDevice(t *testing.T) {
 		a.state(one)
 		a.inCustody(one)
 		receipt := func(st *seal.SealedStatement) []byte {
-			b, err := seal.SealReceipt(&seal.Receipt{Version: 1, Device: a.id, ClusterEpoch: 1, Epoch: 1, Seq: st.Seq, Chain: st.Chain}, p.authority)
+			b, err := seal.SealReceipt(&seal.Receipt{Version: 1, Device: a.id, ClusterEpoch: 1, Epoch: 1, Seq: st.Seq, Chain: st.Chain}, p.core.Key)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -138,7 +138,10 @@ func (l *Link) serve(ctx context.Context, s *session) error {
 }
 
 func (l *Link) hello(s *session) error {
-	err := s.Send(wire.TypeUplinkHello, wire.UplinkHello{Capability: wire.Capability, Version: l.Version, Listen: l.Listen, Run: l.run})
+	known := l.Mirror.Known()
+	err := s.Send(wire.TypeUplinkHello, wire.UplinkHello{
+		Capability: wire.Capability, Version: l.Version, Listen: l.Listen, Run: l.run, KnownEpoch: known.ClusterEpoch, Known: known.Number,
+	})
 	if err != nil {
 		return err
 	}
@@ -226,9 +229,9 @@ func (l *Link) site(s *session, m *wire.Site) {
 	if len(m.AuditHead) > 0 && l.Witness != nil {
 		l.Witness.Take(m.AuditHead, s.core)
 	}
-	devices := l.Mirror.Apply(m)
-	if l.Changed != nil {
-		l.Changed(devices, m.IntervalMS != 0 || len(m.Gateways) > 0)
+	devices, site := l.Mirror.Apply(m)
+	if l.Changed != nil && (len(devices) > 0 || site) {
+		l.Changed(devices, site)
 	}
 }
 
@@ -330,7 +333,7 @@ func (l *Link) Renew(ctx context.Context, d ident.DeviceID, r wire.Renew) (*wire
 	return &m.Renewed, nil
 }
 
-// Ask wants to be told about a device that the mirror does not have. The answer comes as a change of the mirror.
+// Ask wants to be told about a device of which the mirror has no entry. The answer comes as a change of the mirror.
 func (l *Link) Ask(d ident.DeviceID) {
 	l.mu.Lock()
 	s := l.session

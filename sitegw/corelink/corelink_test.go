@@ -25,11 +25,12 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/link"
 	"github.com/holdfast-edge/holdfast/wire/link/linktest"
 	"github.com/holdfast-edge/holdfast/wire/seal"
+	"github.com/holdfast-edge/holdfast/wire/seal/sealtest"
 )
 
 func unlinked() *Link {
 	return New(Config{
-		Roster: roster.New(time.Now), Mirror: new(mirror.Mirror), Wall: time.Now, Log: slog.New(slog.DiscardHandler),
+		Roster: roster.New(time.Now), Wall: time.Now, Log: slog.New(slog.DiscardHandler),
 	})
 }
 
@@ -61,7 +62,8 @@ type plant struct {
 	roster  *roster.Roster
 	custody *custody.Keeper
 	mirror  *mirror.Mirror
-	ln      *link.Listener // of the first core node
+	facts   *sealtest.Authority // what the mirror believes
+	ln      *link.Listener      // of the first core node
 	nodes   []*node
 	period  time.Duration // that the nodes tell
 	net     *linktest.Net
@@ -104,11 +106,14 @@ func world(t *testing.T, f func(t *testing.T, p *plant)) {
 func worldOf(t *testing.T, n int, f func(t *testing.T, p *plant)) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &plant{
-			t: t, period: 10 * time.Second, roster: roster.New(time.Now), mirror: new(mirror.Mirror), cas: map[ident.Role]ident.CA{}, heads: new(heads),
+			t: t, period: 10 * time.Second, roster: roster.New(time.Now), facts: sealtest.New(t, "acme"), cas: map[ident.Role]ident.CA{}, heads: new(heads),
 			net: linktest.New(t), file: filepath.Join(t.TempDir(), "cores"), stop: func() {},
 		}
 		var stopCustody func()
 		p.custody, stopCustody = custodytest.Open(t, t.TempDir())
+		p.mirror = mirror.Open(mirror.Config{
+			Path: filepath.Join(t.TempDir(), "mirror"), Fleet: "acme", Site: "plant-7", Authority: p.facts.Public(), Log: slog.New(slog.DiscardHandler),
+		})
 		p.makeFleet()
 		for range n {
 			p.addNode()
@@ -173,8 +178,14 @@ type peer struct {
 	p *plant
 }
 
-// accept waits for the link's next session and welcomes it.
+// accept waits for the link's next session and takes its hello.
 func (p *plant) accept() *peer {
+	p.t.Helper()
+	return p.hello(p.acceptRaw().Session)
+}
+
+// acceptRaw waits for the link's next session.
+func (p *plant) acceptRaw() *peer {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.t.Context(), 2*time.Minute)
 	defer cancel()
@@ -186,7 +197,7 @@ func (p *plant) accept() *peer {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return p.hello(s)
+	return &peer{s, p}
 }
 
 // hello takes the first message of a session.

@@ -10,6 +10,8 @@ import (
 	"github.com/holdfast-edge/holdfast/sitegw/custody"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+	"github.com/holdfast-edge/holdfast/wire/seal/sealtest"
 )
 
 // keep puts a record into custody and waits until it is on disk.
@@ -152,16 +154,23 @@ func TestMirrorIsFed(t *testing.T) {
 	world(t, func(t *testing.T, p *plant) {
 		c := p.welcome()
 		d := ident.NewDeviceID()
-		c.send(wire.TypeSite, wire.Site{Full: true, IntervalMS: 2000, Gateways: []string{"gw-a:1"}, Devices: []wire.SiteDevice{{Device: d, State: wire.DeviceActive}}})
-		c.send(wire.TypeSite, wire.Site{Devices: []wire.SiteDevice{{Device: d, State: wire.DeviceActive, IntervalMS: 5000}}})
+		list := p.facts.List("plant-7", seal.ListedGateway{Name: "gw-a"})
+		c.send(wire.TypeSite, wire.Site{IntervalMS: 2000, List: list, Entries: [][]byte{p.facts.Entry(d, "plant-7", wire.DeviceActive, 0)}, UptoEpoch: 1, Upto: 2})
+		c.send(wire.TypeSite, wire.Site{Entries: [][]byte{p.facts.Entry(d, "plant-7", wire.DeviceActive, 5000)}})
+		c.send(wire.TypeSite, wire.Site{Entries: [][]byte{sealtest.New(t, "acme").Entry(d, "plant-7", wire.DeviceActive, 9000)}}) // of another authority
 		settle()
 		if got := p.mirror.Interval(d, 0); got != 5*time.Second {
 			t.Errorf("interval %v", got)
 		}
 		p.mu.Lock()
-		defer p.mu.Unlock()
 		if fmt.Sprint(p.changed) != "[1 true 1 false]" {
 			t.Errorf("changed %q", p.changed)
+		}
+		p.mu.Unlock()
+		c.Close()
+		c = p.acceptRaw()
+		if hello := recv[wire.UplinkHello](c, wire.TypeUplinkHello); hello.KnownEpoch != 1 || hello.Known != 2 {
+			t.Errorf("says that it knows %+v", hello)
 		}
 	})
 }
