@@ -56,7 +56,9 @@ func (s *session) serve(ctx context.Context) {
 			return
 		}
 		if e := s.handle(ctx, t, body); e != nil {
-			refusals++
+			if e.Code != wire.CodeUnavailable { // in an outage a device with an expired certificate asks for months, and means well
+				refusals++
+			}
 			e.Ref = t
 			if s.link.Send(wire.TypeError, e) != nil {
 				return
