@@ -167,7 +167,7 @@ func TestWrongClocksInAnOutage(t *testing.T) {
 		p.wan(p.gw, false)
 		for n, year := range []int{1970, 2000, 2099, 1970} {
 			p.powerOff()
-			offset.Store(int64(time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC).Sub(time.Now()) / time.Second))
+			offset.Store(int64(time.Until(time.Date(year, 1, 1, 0, 0, 0, 0, time.UTC)) / time.Second))
 			p.powerOn()
 			p.sleep(20 * time.Minute)
 			if got := seen.at("plant-7/gw-a"); got != n+1 {

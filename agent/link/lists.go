@@ -13,7 +13,7 @@ import (
 func (l *Link) refresh() {
 	listed := l.Lists.Addresses()
 	var known, fallback []string
-	for _, a := range l.Config.Gateways {
+	for _, a := range l.Gateways {
 		if slices.Contains(listed, a) {
 			known = append(known, a)
 		} else {

@@ -193,7 +193,7 @@ func (d *disk) outgrown() bool { return d.f != nil && d.size > 2*d.base+slack }
 
 func (d *disk) close() {
 	if d.f != nil {
-		d.f.Close() //nolint:errcheck,gosec // every write was synced
+		d.f.Close() //nolint:errcheck // every write was synced
 		d.f = nil
 	}
 }

@@ -150,8 +150,13 @@ func TestForgedFile(t *testing.T) {
 	twin.N, twin.Epoch = 100, 100
 	b := bytes.Clone(f.file)
 	for _, fr := range []frame{
-		{kindEntry, twin.Entry(id, home, wire.DeviceActive, 0, key)}, {kindList, twin.List(home)}, {kindMark, []byte{0xff}}, {kindAge, []byte{1}},
-		{kindEntry, nil}, {99, []byte("of a later build")}, {kindEntry, f.core.Seal(&seal.DeviceEntry{Device: id, Site: home, Number: 1, State: wire.DeviceActive, Keys: []ident.KeyID{key}})},
+		{kindEntry, twin.Entry(id, home, wire.DeviceActive, 0, key)},
+		{kindList, twin.List(home)},
+		{kindMark, []byte{0xff}},
+		{kindAge, []byte{1}},
+		{kindEntry, nil},
+		{99, []byte("of a later build")},
+		{kindEntry, f.core.Seal(&seal.DeviceEntry{Device: id, Site: home, Number: 1, State: wire.DeviceActive, Keys: []ident.KeyID{key}})},
 	} {
 		b = fr.append(b)
 	}
