@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/internal/config"
 	"github.com/holdfast-edge/holdfast/internal/durable"
+	"github.com/holdfast-edge/holdfast/internal/pace"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
@@ -31,7 +32,14 @@ type Settings struct {
 	Uplink       string        `yaml:"uplink"`            // host:port (UDP) for gateways
 	Cluster      string        `yaml:"cluster"`           // host:port (TCP) for the other core nodes
 	ReportPeriod time.Duration `yaml:"report_period,omitempty"`
+	// TargetBeats is how many heartbeats a second of the whole fleet are wanted at the most; 0: DefaultTargetBeats. Beyond it devices
+	// are told longer intervals. It should be the same on all nodes.
+	TargetBeats uint32 `yaml:"target_beats,omitempty"`
 }
+
+// DefaultTargetBeats is a hundred and fifty thousand devices at the usual 30 s: a core node takes a heartbeat out of a gateway's
+// digest in well under a microsecond, so this is one for the memory that the digests pass through.
+const DefaultTargetBeats = 5000
 
 // DefaultReportPeriod is how often a gateway reports its devices' heartbeats.
 const DefaultReportPeriod = 10 * time.Second
@@ -52,6 +60,9 @@ func (s *Settings) Check() error {
 	if s.ReportPeriod != 0 && (s.ReportPeriod < time.Second || s.ReportPeriod > 10*time.Minute) {
 		return fmt.Errorf("report_period: %w: %v is not within 1s and 10m", ErrConfig, s.ReportPeriod)
 	}
+	if s.TargetBeats > pace.MaxTarget {
+		return fmt.Errorf("target_beats: %w: %d is not within 1 and %d", ErrConfig, s.TargetBeats, pace.MaxTarget)
+	}
 	return nil
 }
 
@@ -62,6 +73,7 @@ func (s *Settings) Override(by Settings) {
 	s.Uplink = cmp.Or(by.Uplink, s.Uplink)
 	s.Cluster = cmp.Or(by.Cluster, s.Cluster)
 	s.ReportPeriod = cmp.Or(by.ReportPeriod, s.ReportPeriod)
+	s.TargetBeats = cmp.Or(by.TargetBeats, s.TargetBeats)
 	if len(by.APISAN) > 0 {
 		s.APISAN = by.APISAN
 	}

@@ -315,6 +315,7 @@ func (g *Gateway) config(sockets *[]*netsim.PacketConn) sitegw.Config {
 	return sitegw.Config{
 		Settings: sitegw.Settings{Name: g.Name, Listen: g.Addr.String(), Cores: []string{uplinkAddr}},
 		DataDir:  filepath.Join(g.w.Dir, g.Name), Log: g.w.Log,
+		Busy: func() float64 { return 0 }, // the machine's time is not the world's
 		Packet: func(listen string) (net.PacketConn, error) {
 			if listen == "" {
 				listen = netip.AddrPortFrom(g.Addr.Addr(), 0).String()

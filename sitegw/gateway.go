@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast-edge/holdfast/internal/config"
 	"github.com/holdfast-edge/holdfast/internal/durable"
 	"github.com/holdfast-edge/holdfast/internal/ops"
+	"github.com/holdfast-edge/holdfast/internal/pace"
 	"github.com/holdfast-edge/holdfast/sitegw/agentlink"
 	"github.com/holdfast-edge/holdfast/sitegw/corelink"
 	"github.com/holdfast-edge/holdfast/sitegw/cores"
@@ -46,6 +47,9 @@ type Settings struct {
 	// Ops is the host:port (TCP) that answers /metrics, /healthz and /readyz to anybody; "": none. It belongs on a loopback
 	// address or on a management network.
 	Ops string `yaml:"ops,omitempty"`
+	// TargetBeats is how many heartbeats a second this gateway wants at the most; 0: DefaultTargetBeats. Beyond it devices are told
+	// longer intervals.
+	TargetBeats uint32 `yaml:"target_beats,omitempty"`
 }
 
 // Check holds the settings against their rules. The error is ErrConfig and names the key.
@@ -64,6 +68,9 @@ func (s *Settings) Check() error {
 			return fmt.Errorf("ops: %w: %w", ErrConfig, err)
 		}
 	}
+	if s.TargetBeats > pace.MaxTarget {
+		return fmt.Errorf("target_beats: %w: %d is not within 1 and %d", ErrConfig, s.TargetBeats, pace.MaxTarget)
+	}
 	return nil
 }
 
@@ -75,6 +82,9 @@ type Config struct {
 	Log     *slog.Logger
 	Wall    func() time.Time                            // nil: time.Now
 	Packet  func(listen string) (net.PacketConn, error) // nil: the machine's UDP; listen is "" for the socket that only dials
+	// Busy tells the share of its processors, 0 to 1, that the process was busy since it was asked last; 0: not known. It is asked
+	// once a second. nil: measured, a minute at a time.
+	Busy func() float64
 }
 
 func (c Config) withDefaults() Config {
@@ -86,6 +96,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Packet == nil {
 		c.Packet = func(listen string) (net.PacketConn, error) { return net.ListenPacket("udp", listen) }
+	}
+	if c.Busy == nil {
+		c.Busy = newBusyMeter().busy
 	}
 	return c
 }
@@ -171,6 +184,7 @@ type Gateway struct {
 	roster  *roster.Roster
 	spool   *spool.Spool
 	custody *custody.Keeper
+	pace    paceStore
 	uplink  *corelink.Link
 	agents  *agentlink.Server
 	witness *witness.Witness
@@ -236,6 +250,8 @@ func (g *Gateway) assemble() {
 	g.mirror = mirror.Open(mirror.Config{
 		Path: filepath.Join(g.DataDir, mirrorFile), Fleet: g.cred.ID.Fleet, Site: g.cred.ID.Site, Authority: g.cred.Authority, Log: g.Log,
 	})
+	g.pace = paceStore{durable.OpenSlots(filepath.Join(g.DataDir, paceFile)), g.Log}
+	g.roster.Paced(float64(g.targetBeats()), g.pace.load(), g.Busy)
 	g.witness = witness.New(witness.Config{
 		Dir: g.DataDir, Fleet: g.cred.ID.Fleet, Authority: g.cred.Authority, Wall: g.Wall, Log: g.Log,
 	})
@@ -262,6 +278,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	eg.Go(func() error { return g.agents.Serve(ctx, g.ln) })
 	eg.Go(func() error { return g.uplink.Run(ctx) })
 	eg.Go(func() error { g.roster.Watch(ctx); return nil })
+	eg.Go(func() error { g.keepPace(ctx, g.pace); return nil })
 	eg.Go(func() error { g.witness.Run(ctx); return nil })
 	eg.Go(func() error { g.mirror.Run(ctx); return nil })
 	if g.ops != nil {

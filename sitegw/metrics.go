@@ -34,6 +34,7 @@ var (
 	descUplinkNode   = desc("uplink_node_info", "The core node that the uplink is with: always 1, its labels say which. Absent without an uplink.", "node", "address")
 	descReconnects   = desc("uplink_reconnects_total", "Uplink sessions after the first one.")
 	descPeriod       = desc("report_period_seconds", "Time between two digests of presence, as the core told it. Absent without an uplink.")
+	descLeast        = desc("least_interval_seconds", "Least heartbeat interval that devices are told, so that their heartbeats keep to the target: of this gateway, or of the core for the whole fleet. 0: nobody is held back.", "by")
 	descWitness      = desc("witness_seq", "Number of the newest record of the core's audit trail that a verified head vouched for; 0 before the first.")
 	descMirror       = desc("mirror_devices", "Devices that are known to this gateway without the core, by whether they are of its own site.", "site")
 	descMirrorWrong  = desc("mirror_refused_total", "What a core node told of devices and gateways and the authority had not signed, or signed otherwise before.")
@@ -47,7 +48,7 @@ type collector struct{ g *Gateway }
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descSessions, descOnline, descHeartbeats, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descUplink,
-		descUplinkNode, descReconnects, descPeriod, descWitness, descWitnessAlarm, descMirror, descMirrorWrong,
+		descUplinkNode, descReconnects, descPeriod, descLeast, descWitness, descWitnessAlarm, descMirror, descMirrorWrong,
 	} {
 		ch <- d
 	}
@@ -78,6 +79,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	n.EnrollmentsRefused.Each(refused(descNotEnrolled))
 	n.AgentsRefused.Each(refused(descNotAdmitted))
 	counter(descWitnessAlarm, c.g.witness.Alarms())
+	p := c.g.roster.Pace()
+	gauge(descLeast, p.Own.Seconds(), "gateway")
+	gauge(descLeast, p.Core.Seconds(), "core")
 	gauge(descWitness, float64(c.g.witness.Seq()))
 	m := c.g.mirror.Status()
 	gauge(descMirror, float64(m.Devices), "own")

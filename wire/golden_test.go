@@ -57,11 +57,11 @@ func samples() map[Type]any {
 				IntervalMS: 5000, Beats: 200, Missed: 1,
 			}},
 			Offline: []DeviceOffline{{Device: goldenDevice, LastMS: 1795463000000, AtMS: 1795463015000, Beats: 10, Missed: 3}},
-			Told:    []DeviceInterval{{Slot: 1000, IntervalMS: 20000}},
+			Told:    []DeviceInterval{{Slot: 1000, IntervalMS: 20000}}, LeastMS: 15000,
 		},
 		TypeSite: &Site{
 			Version: 9, IntervalMS: 5000, Cores: []string{"10.0.1.1:7400"}, AuditHead: []byte("head"),
-			Entries: [][]byte{[]byte("entry"), []byte("another")}, List: []byte("list"), UptoEpoch: 1, Upto: 42,
+			Entries: [][]byte{[]byte("entry"), []byte("another")}, List: []byte("list"), UptoEpoch: 1, Upto: 42, LeastMS: 15000,
 		},
 		TypeRelayEnroll:   &RelayEnroll{ID: 11, Enroll: enroll},
 		TypeRelayEnrolled: &RelayEnrolled{ID: 11, Enrolled: enrolled},

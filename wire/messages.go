@@ -282,6 +282,8 @@ type Presence struct {
 	Slots   []uint32         `cbor:"6,keyasint,omitempty"` // with Digest: the devices that beat in the period, ascending
 	AgesMS  []uint32         `cbor:"7,keyasint,omitempty"` // for each slot, how long before TimeMS its last beat came
 	Told    []DeviceInterval `cbor:"8,keyasint,omitempty"` // intervals in force that changed
+	// With Digest: no device is told to beat more often than this; 0: the gateway holds nobody back.
+	LeastMS uint32 `cbor:"12,keyasint,omitempty"`
 }
 
 // DeviceOnline reports that a device attached, or, after the uplink came back, that it is attached.
@@ -322,6 +324,8 @@ type Site struct {
 	List       []byte   `cbor:"9,keyasint,omitempty"`  // a seal.GatewayList of the site; empty: unchanged
 	UptoEpoch  uint64   `cbor:"10,keyasint,omitempty"` // cluster epoch of Upto
 	Upto       uint64   `cbor:"11,keyasint,omitempty"` // every entry of the site up to this number has now been told; 0: not said
+	// LeastMS is the fleet's pace: no device is to beat more often than this. 1000, as often as any may: nobody is held back. 0: unchanged.
+	LeastMS uint32 `cbor:"12,keyasint,omitempty"`
 }
 
 // MaxCores bounds the uplink addresses that one message carries.

@@ -47,6 +47,7 @@ func (f *flags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.s.Uplink, "uplink", "", "host:port (UDP) where gateways reach this node")
 	fs.StringVar(&f.s.Cluster, "cluster", "", "host:port (TCP) where the other core nodes reach this node")
 	fs.DurationVar(&f.s.ReportPeriod, "report-period", 0, "how often gateways report heartbeats, 1s to 10m (default 10s)")
+	fs.Uint32Var(&f.s.TargetBeats, "target-beats", 0, "heartbeats a second of the whole fleet, beyond which devices are told longer intervals; the same on all nodes (default 5000)")
 	fs.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -51,7 +52,7 @@ func write(t *testing.T, content string) string {
 	return dir
 }
 
-const file = "fleet: acme\nname: core-1\napi: file:1\napi_san: [file.example]\nuplink: file:2\ncluster: file:3\nreport_period: 11s\n"
+const file = "fleet: acme\nname: core-1\napi: file:1\napi_san: [file.example]\nuplink: file:2\ncluster: file:3\nreport_period: 11s\ntarget_beats: 21\n"
 
 // A key is one thing that can be configured: where it can be said, and how a start sees it.
 type key struct {
@@ -78,6 +79,10 @@ func keys(fromEnv, fromFlag string) []key {
 		{
 			yaml: "report_period", flag: "report-period", def: "11s", env: "12s", args: "13s",
 			see: func(g given) string { return g.s.ReportPeriod.String() },
+		},
+		{
+			yaml: "target_beats", flag: "target-beats", def: "21", env: "22", args: "23",
+			see: func(g given) string { return strconv.FormatUint(uint64(g.s.TargetBeats), 10) },
 		},
 		{flag: "log-level", def: "info", env: "warn", args: "debug", see: func(g given) string { return g.level }},
 		{flag: "data-dir", env: fromEnv, args: fromFlag, see: func(g given) string { return g.dir }},

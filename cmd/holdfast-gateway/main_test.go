@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -51,7 +52,7 @@ func write(t *testing.T, content string) string {
 	return dir
 }
 
-const file = "name: gw-a\nlisten: file:1\ncores: [file:2, file:3]\nops: file:4\n"
+const file = "name: gw-a\nlisten: file:1\ncores: [file:2, file:3]\nops: file:4\ntarget_beats: 21\n"
 
 // A key is one thing that can be configured: where it can be said, and how a start sees it.
 type key struct {
@@ -73,6 +74,10 @@ func keys(fromEnv, fromFlag string) []key {
 			see: func(g given) string { return fmt.Sprint(g.s.Cores) },
 		},
 		{yaml: "ops", flag: "ops", def: "file:4", env: "env:4", args: "flag:4", see: func(g given) string { return g.s.Ops }},
+		{
+			yaml: "target_beats", flag: "target-beats", def: "21", env: "22", args: "23",
+			see: func(g given) string { return strconv.FormatUint(uint64(g.s.TargetBeats), 10) },
+		},
 		{flag: "log-level", def: "info", env: "warn", args: "debug", see: func(g given) string { return g.level }},
 		{flag: "data-dir", env: fromEnv, args: fromFlag, see: func(g given) string { return g.dir }},
 	}

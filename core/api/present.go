@@ -52,7 +52,7 @@ func device(v registry.View, d *registry.Device, p liveness.Verdict) v1.Device {
 	return v1.Device{
 		ID: d.ID.String(), Site: d.Site, State: d.State.String(), StateReason: d.Reason,
 		Presence: presence(p.Online), PresenceReason: p.Reason, PresenceSince: stamp(p.Since), LastHeartbeatAt: stamp(p.Last),
-		HeartbeatIntervalS: v.Interval(d).Seconds(), Gateway: d.Presence.Gateway, Profile: profile(&stated.Profile),
+		HeartbeatIntervalS: max(v.Interval(d), p.Least).Seconds(), Gateway: d.Presence.Gateway, Profile: profile(&stated.Profile),
 		AgentVersion: stated.AgentVersion, Tags: tagsOf(d, stated.Tags), EnrolledAt: at(d.EnrolledMS), RegisteredAt: atOrNull(d.RegisteredMS),
 		Desired: v1.Desired{Assignments: []v1.Assignment{}}, Reported: v1.Reported{Slots: []v1.Slot{}}, Keys: keys(d.Keys),
 	}

@@ -14,6 +14,7 @@ type GatewayState struct {
 	OpenedMS uint64        `cbor:"3,keyasint"` // ago
 	HeardMS  uint64        `cbor:"4,keyasint"` // ago
 	Devices  []DeviceState `cbor:"5,keyasint,omitempty"`
+	LeastMS  uint32        `cbor:"6,keyasint,omitempty"` // least heartbeat interval that it tells anybody; 0: none
 }
 
 // A DeviceState is what the gateway last said of a device.
@@ -57,6 +58,7 @@ func (t *Tracker) Export(now time.Time) []GatewayState {
 			n := min(len(devices), maxShared)
 			out = append(out, GatewayState{
 				Name: name, Session: g.session, OpenedMS: ago(now, g.opened), HeardMS: ago(now, g.heard), Devices: devices[:n],
+				LeastMS: uint32(g.least.Milliseconds()), //nolint:gosec // G115: it came as one
 			})
 			if devices = devices[n:]; len(devices) == 0 {
 				break
@@ -95,6 +97,7 @@ func (t *Tracker) Import(node string, s *GatewayState, now, limit time.Time) {
 		g = &gateway{session: s.Session, node: node, heard: heard, opened: opened}
 		t.open(s.Name, g, now)
 	}
+	g.least = time.Duration(s.LeastMS) * time.Millisecond
 	if heard.After(g.heard) {
 		if !t.fresh(g, now) {
 			t.revive(s.Name, now)

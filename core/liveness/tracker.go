@@ -36,6 +36,8 @@ type Verdict struct {
 	Reason string
 	Since  time.Time // start of the state; zero: never connected
 	Last   time.Time // last heartbeat; zero: none known
+	// Least is the least heartbeat interval that its gateway tells anybody; 0: none, or not known.
+	Least time.Duration
 }
 
 // Tracker is the soft state. Its methods may be called from any goroutine. Silence is measured on the monotonic clock.
@@ -55,8 +57,9 @@ type gateway struct {
 	heard   time.Time
 	opened  time.Time // start of the uplink session
 	slots   map[uint32]ident.DeviceID
-	news    bool // connected here, and something of it has not been exported yet
-	closed  bool // it was connected here, and that session is over
+	news    bool          // connected here, and something of it has not been exported yet
+	closed  bool          // it was connected here, and that session is over
+	least   time.Duration // see Verdict
 }
 
 type device struct {
@@ -97,6 +100,9 @@ func (t *Tracker) Opened(gw string, session uint64, now time.Time) {
 
 func (t *Tracker) open(name string, g *gateway, now time.Time) {
 	t.revive(name, now)
+	if old, ok := t.gateways[name]; ok && g.least == 0 {
+		g.least = old.least // until it tells its own
+	}
 	t.gateways[name] = g
 	for _, d := range t.devices {
 		if d.gateway == name {
@@ -178,6 +184,9 @@ func (t *Tracker) Digest(gw string, session uint64, p *wire.Presence, limit time
 	if !ok || g.session != session {
 		return
 	}
+	if p.Digest {
+		g.least = time.Duration(p.LeastMS) * time.Millisecond
+	}
 	for i, slot := range p.Slots {
 		if i >= len(p.AgesMS) {
 			break
@@ -221,6 +230,9 @@ func (t *Tracker) Verdict(v registry.View, d *registry.Device, now time.Time) Ve
 		return Verdict{Reason: ReasonNeverConnected}
 	}
 	out := Verdict{Online: p.Online, Since: time.UnixMilli(p.SinceMS).UTC(), Last: time.UnixMilli(p.LastMS).UTC()}
+	if g, ok := t.gateways[p.Gateway]; ok {
+		out.Least = g.least
+	}
 	soft := t.devices[d.ID]
 	if soft != nil && soft.gateway == p.Gateway && soft.last.After(out.Last) {
 		out.Last = soft.last.UTC()

@@ -42,6 +42,9 @@ type Config struct {
 	Events    *events.Hub
 	Wall      func() time.Time
 	Log       *slog.Logger
+	// TargetBeats is how many heartbeats a second of the whole fleet are wanted at the most: its devices are told intervals that
+	// keep to it.
+	TargetBeats uint32
 }
 
 // Limits of the opening of a session and of what one gateway can have under way.
@@ -56,11 +59,12 @@ const (
 // Server accepts gateways.
 type Server struct {
 	Config
-	keys keys
+	keys  keys
+	pacer *pacer
 }
 
 // New makes a server.
-func New(c Config) *Server { return &Server{Config: c} }
+func New(c Config) *Server { return &Server{Config: c, pacer: newPacer()} }
 
 // Protocols says who may speak what on the uplink port.
 func Protocols() []ident.Protocol {
@@ -74,6 +78,9 @@ func Protocols() []ident.Protocol {
 func (s *Server) Serve(ctx context.Context, ln *link.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { s.keepPace(ctx) })
 	opening := make(chan struct{}, maxOpening)
 	for {
 		p, err := ln.Accept(ctx)

@@ -89,7 +89,7 @@ func (u *uplink) tellAll() error {
 func (u *uplink) site(v registry.View) (wire.Site, error) {
 	list, err := facts.List(v, u.peer.ID.Site, u.Authority)
 	return wire.Site{
-		Version: v.Index(), IntervalMS: wire.Millis(v.SiteInterval(u.peer.ID.Site)), List: list, Cores: enroll.Uplinks(v),
+		Version: v.Index(), IntervalMS: wire.Millis(v.SiteInterval(u.peer.ID.Site)), List: list, Cores: enroll.Uplinks(v), LeastMS: u.pacer.leastMS(),
 	}, err
 }
 

@@ -43,12 +43,14 @@ func (u *uplink) run(ctx context.Context) {
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, u.ses.Close)
 	defer stop()
+	_, repaced := u.pacer.now() // before the list is told
 	g.Go(func() error { return u.read(ctx, g) })
 	g.Go(func() error { return u.report(ctx) })
 	g.Go(func() error { return u.commitBatches(ctx) })
 	g.Go(func() error { return u.receipts(ctx) })
 	g.Go(func() error { return u.tell(ctx) })
 	g.Go(func() error { return u.witness(ctx) })
+	g.Go(func() error { return u.pace(ctx, repaced) })
 	if err := g.Wait(); err != nil {
 		u.Log.Info("gateway disconnected", "gateway", u.gw, "err", err)
 	}

@@ -318,7 +318,7 @@ func (s *Server) admit(ls *link.Session) (*session, error) {
 		return nil, err
 	}
 	echoed := clampInterval(a.IntervalMS)
-	interval := s.Mirror.Interval(a.Device, echoed)
+	interval := s.Roster.InForce(s.Mirror.Interval(a.Device, echoed))
 	ses := &session{Server: s, link: ls, peer: peer, beats: rate.NewLimiter(maxFrames, burstFrames), list: listOf(&m)}
 	err = ls.Send(wire.TypeWelcome, wire.Welcome{
 		Capability: min(m.Capability, wire.Capability), Identity: peer.ID.String(), IntervalMS: wire.Millis(interval),
@@ -438,8 +438,8 @@ func (s *Server) changed(id ident.DeviceID) {
 	if interval == 0 {
 		return
 	}
-	if ses, tell := s.Roster.Told(id, interval); tell {
-		ses.Tell(interval)
+	if ses, tell := s.Roster.Told(id, interval); tell != 0 {
+		ses.Tell(tell)
 	}
 }
 

@@ -229,6 +229,9 @@ func (l *Link) site(s *session, m *wire.Site) {
 	if len(m.AuditHead) > 0 && l.Witness != nil {
 		l.Witness.Take(m.AuditHead, s.core)
 	}
+	if m.LeastMS != 0 {
+		l.Roster.CorePace(time.Duration(m.LeastMS) * time.Millisecond)
+	}
 	devices, site := l.Mirror.Apply(m)
 	if l.Changed != nil && (len(devices) > 0 || site) {
 		l.Changed(devices, site)

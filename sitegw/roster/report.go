@@ -89,7 +89,7 @@ func (r *Roster) Digest() []wire.Presence {
 		e.mu.Unlock()
 	}
 	last := &out[len(out)-1]
-	last.Digest, last.Count = true, online
+	last.Digest, last.Count, last.LeastMS = true, online, wire.Millis(r.pace.Least())
 	return out
 }
 

@@ -5,10 +5,13 @@
 package roster
 
 import (
+	"cmp"
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/internal/pace"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
@@ -30,11 +33,20 @@ type Session interface {
 
 // Roster may be used from any goroutine.
 type Roster struct {
-	wall  func() time.Time
-	wake  chan struct{} // capacity 1: there are transitions to report
-	ready chan struct{} // capacity 1: a device came, so the watch has something to watch
+	wall    func() time.Time
+	wake    chan struct{} // capacity 1: there are transitions to report
+	ready   chan struct{} // capacity 1: a device came, so the watch has something to watch
+	repaced chan struct{} // capacity 1: the pace changed
+
+	// Of Watch, once it runs.
+	target float64        // heartbeats a second; 0: there is no pace of its own
+	busy   func() float64 // set with target
+	own    pace.State
+
+	least atomic.Int64 // pace.Least(), for who holds an entry
 
 	mu      sync.Mutex
+	pace    Pace
 	devices map[ident.DeviceID]*Entry
 	slots   []*Entry // nil: free
 	free    []uint32
@@ -49,9 +61,10 @@ type Entry struct {
 	session  Session // nil: none
 	attach   []byte  // as signed
 	online   bool
-	since    time.Time // start of the span
-	last     time.Time // newest heartbeat, or the attach
-	told     time.Duration
+	since    time.Time     // start of the span
+	last     time.Time     // newest heartbeat, or the attach
+	asked    time.Duration // what the core set for it; 0: not known, so it keeps to what it is told
+	told     time.Duration // the longer of asked and the pace, when it was told
 	echoed   time.Duration
 	peak     time.Duration // largest told before that the device may still use; 0 since it echoed the newest
 	run      uint64
@@ -68,7 +81,8 @@ type Entry struct {
 // New makes an empty roster.
 func New(wall func() time.Time) *Roster {
 	return &Roster{
-		wall: wall, wake: make(chan struct{}, 1), ready: make(chan struct{}, 1), devices: make(map[ident.DeviceID]*Entry),
+		wall: wall, wake: make(chan struct{}, 1), ready: make(chan struct{}, 1), repaced: make(chan struct{}, 1),
+		devices: make(map[ident.DeviceID]*Entry),
 	}
 }
 
@@ -92,7 +106,7 @@ func (r *Roster) Attached(d ident.DeviceID, s Session, attach []byte, interval, 
 	if !e.online {
 		e.online, e.since, e.beats, e.missed = true, now, 0, 0
 	}
-	e.last, e.told, e.echoed, e.peak, e.run, e.number = now, interval, echoed, 0, 0, 0
+	e.last, e.asked, e.told, e.echoed, e.peak, e.run, e.number = now, 0, interval, echoed, 0, 0, 0
 	e.report = true
 	e.mu.Unlock()
 	if old != nil {
@@ -151,7 +165,8 @@ func (r *Roster) drop(e *Entry) {
 	r.free = append(r.free, e.slot)
 }
 
-// Beat notes a heartbeat and returns the interval to answer with: 0 when the device uses it already.
+// Beat notes a heartbeat and returns the interval to answer with: 0 when the device uses it already. A change of the pace is told
+// here.
 func (r *Roster) Beat(e *Entry, h *wire.Heartbeat) (interval time.Duration) {
 	now := time.Now()
 	e.mu.Lock()
@@ -167,6 +182,9 @@ func (r *Roster) Beat(e *Entry, h *wire.Heartbeat) (interval time.Duration) {
 		e.peak = 0
 	}
 	e.retold = e.retold || e.inForce() != before
+	if due := e.due(r); due != e.told {
+		e.tell(due)
+	}
 	if !e.online { // heard again on a session that the verdict had outrun
 		e.online, e.since, e.report, e.beats, e.missed = true, now, true, 1, 0
 		signal(r.wake)
@@ -178,24 +196,24 @@ func (r *Roster) Beat(e *Entry, h *wire.Heartbeat) (interval time.Duration) {
 	return e.told
 }
 
-// Told notes that a device has been, or is about to be, told an interval. It returns the session to tell when that is new.
-func (r *Roster) Told(d ident.DeviceID, interval time.Duration) (Session, bool) {
+// Told notes the interval that the core set for a device. When the device has to be told something new, it returns the session
+// to tell it to and what; else 0.
+func (r *Roster) Told(d ident.DeviceID, asked time.Duration) (Session, time.Duration) {
 	r.mu.Lock()
 	e, ok := r.devices[d]
 	r.mu.Unlock()
 	if !ok {
-		return nil, false
+		return nil, 0
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.told == interval || e.session == nil {
-		return nil, false
+	e.asked = asked
+	due := e.due(r)
+	if e.told == due || e.session == nil {
+		return nil, 0
 	}
-	before := e.inForce()
-	e.peak = max(e.peak, e.told)
-	e.told = interval
-	e.retold = e.retold || e.inForce() != before
-	return e.session, true
+	e.tell(due)
+	return e.session, due
 }
 
 // SessionOf is a device's session here, if it has one.
@@ -257,7 +275,8 @@ func (r *Roster) Watch(ctx context.Context) {
 	}
 }
 
-// verdicts finds the devices whose deadline has passed, and how long until the next one passes; 0: nobody is online.
+// verdicts finds the devices whose deadline has passed, and how long until the next one passes; 0: nobody is online. The pace is
+// measured on the way.
 func (r *Roster) verdicts(now time.Time) time.Duration {
 	r.mu.Lock()
 	all := make([]*Entry, 0, len(r.devices))
@@ -266,9 +285,11 @@ func (r *Roster) verdicts(now time.Time) time.Duration {
 	}
 	r.mu.Unlock()
 	var wait time.Duration
+	crowd := make(pace.Crowd)
 	for _, e := range all {
 		e.mu.Lock()
 		if e.online {
+			crowd[cmp.Or(e.asked, unasked)]++
 			left := e.deadline().Sub(now)
 			if left <= 0 {
 				e.online, e.wentDown, e.report = false, now, true
@@ -279,5 +300,6 @@ func (r *Roster) verdicts(now time.Time) time.Duration {
 		}
 		e.mu.Unlock()
 	}
+	r.measure(now, crowd)
 	return wait
 }

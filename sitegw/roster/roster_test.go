@@ -173,10 +173,10 @@ func TestBeatAnswersTheInterval(t *testing.T) {
 		if got := r.Beat(e, beat(1, 30*time.Second)); got != 0 {
 			t.Errorf("told %v, which it uses", got)
 		}
-		if s, tell := r.Told(device(1), 5*time.Second); !tell || s != p {
+		if s, tell := r.Told(device(1), 5*time.Second); tell != 5*time.Second || s != p {
 			t.Errorf("session %v, %v", s, tell)
 		}
-		if _, tell := r.Told(device(1), 5*time.Second); tell {
+		if _, tell := r.Told(device(1), 5*time.Second); tell != 0 {
 			t.Error("told twice")
 		}
 		if got := r.Beat(e, beat(2, 30*time.Second)); got != 5*time.Second {
@@ -185,11 +185,11 @@ func TestBeatAnswersTheInterval(t *testing.T) {
 		if got := r.Beat(e, beat(3, 5*time.Second)); got != 0 {
 			t.Errorf("told %v again", got)
 		}
-		if _, tell := r.Told(device(2), time.Second); tell {
+		if _, tell := r.Told(device(2), time.Second); tell != 0 {
 			t.Error("told a stranger")
 		}
 		r.Detached(e, p)
-		if _, tell := r.Told(device(1), time.Second); tell {
+		if _, tell := r.Told(device(1), time.Second); tell != 0 {
 			t.Error("told nobody")
 		}
 	})

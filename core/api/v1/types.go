@@ -20,7 +20,7 @@ type Device struct {
 	PresenceReason     string            `json:"presence_reason,omitempty" enum:"heartbeat_missed,site_unreachable,never_connected,recovering,unverified"`
 	PresenceSince      *time.Time        `json:"presence_since,omitempty"`
 	LastHeartbeatAt    *time.Time        `json:"last_heartbeat_at" doc:"null: none yet"`
-	HeartbeatIntervalS float64           `json:"heartbeat_interval_s" doc:"seconds; what the core tells the device to use"`
+	HeartbeatIntervalS float64           `json:"heartbeat_interval_s" doc:"seconds; what the device is told to use: what was set, or longer where its gateway holds the devices back"`
 	Gateway            string            `json:"gateway" doc:"site/name of the gateway of the newest attach; empty: never connected"`
 	Profile            Profile           `json:"profile"`
 	AgentVersion       string            `json:"agent_version"`
