@@ -2,12 +2,14 @@ package link
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/internal/backoff"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
+	wirelink "github.com/holdfast-edge/holdfast/wire/link"
 )
 
 func TestAttachAndBeat(t *testing.T) {
@@ -77,9 +79,35 @@ func TestNextGatewayAtOnce(t *testing.T) {
 		g := w.accept(0)
 		begin := time.Now()
 		g.send(wire.TypeError, wire.Refuse(wire.CodeBusy, "full").After(time.Minute))
-		w.admit(1, time.Minute).beat()
+		g = w.admit(1, time.Minute)
 		if d := time.Since(begin); d > 2*time.Second {
 			t.Errorf("after %v", d)
+		}
+		g.beat()
+	})
+}
+
+// The first heartbeat comes at any moment of the interval that the welcome told, so that a crowd that was welcomed together does
+// not beat together; those that follow keep to the interval.
+func TestFirstHeartbeatIsSpread(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		const interval = 100 * time.Second
+		early, late := interval, time.Duration(0)
+		for range 40 {
+			g := w.admit(0, interval)
+			begin := time.Now()
+			g.beat()
+			first := time.Since(begin)
+			early, late = min(early, first), max(late, first)
+			begin = time.Now()
+			g.beat()
+			if d := time.Since(begin); d < interval*9/10 || d > interval*11/10+time.Second {
+				t.Fatalf("the second heartbeat came after %v", d)
+			}
+			g.Close()
+		}
+		if early > interval/5 || late < interval*4/5 || late > interval+time.Second {
+			t.Errorf("the first heartbeats came from %v to %v after the welcome", early, late)
 		}
 	})
 }
@@ -141,6 +169,10 @@ func TestWaitAfter(t *testing.T) {
 		}
 		if d := waitAfter(wire.Refuse(wire.CodeBusy, ""), b()); d < 5*time.Second || d > 60*time.Second {
 			t.Fatalf("busy: %v", d)
+		}
+		refused := fmt.Errorf("dial: %w: %w", wirelink.ErrClosed, wire.Refuse(wire.CodeBusy, ""))
+		if d := waitAfter(refused, b()); d < 5*time.Second || d > 60*time.Second {
+			t.Fatalf("refused before the handshake: %v", d)
 		}
 		slow := &backoff.Backoff{Min: time.Hour, Max: time.Hour}
 		if d := waitAfter(wire.Refuse(wire.CodeRetired, ""), slow); d > refusedMax {

@@ -96,7 +96,10 @@ func (s *session) read(ctx context.Context, in chan<- frame) error {
 
 // loop beats, sends the outbox, and takes what the gateway says.
 func (s *session) loop(ctx context.Context, in <-chan frame) error {
-	beat := time.NewTimer(0) // the first heartbeat goes out at once
+	// The attach has just told that the device lives. The first heartbeat comes at any moment of the interval, so that devices that
+	// came back together do not beat together.
+	s.lastBeat = time.Now()
+	beat := time.NewTimer(rand.N(s.interval)) //nolint:gosec // spreads heartbeats
 	defer beat.Stop()
 	defer s.up.stop()
 	attach := time.NewTicker(backoff.Jitter(attachEvery, attachJitter))

@@ -251,6 +251,50 @@ func TestSecondSessionTakesOver(t *testing.T) {
 	})
 }
 
+// A device that opens one session after the other is told to wait, whoever else comes from its address, and is let in again.
+func TestTooManySessionsOfADevice(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a, calm := p.agent().known(wire.DeviceActive, 0), p.agent().known(wire.DeviceActive, 0)
+		defer a.hangUp()
+		defer calm.hangUp()
+		for range openingsAtOnce {
+			a.connect().Close()
+		}
+		a.dial(nil)
+		if e := recv[wire.Error](a, wire.TypeError); e.Code != wire.CodeBusy || e.RetryAfter() != busyAfter {
+			t.Errorf("one too many: %+v", e)
+		}
+		calm.connect()
+		a.Close()
+		time.Sleep(busyAfter)
+		a.connect()
+	})
+}
+
+// Of many agents each is told a moment of its own to come back.
+func TestGoodbyeIsSpread(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		const n = 60
+		var agents []*agent
+		for range n {
+			agents = append(agents, p.agent().known(wire.DeviceActive, 0).connect())
+		}
+		go p.stop()
+		seen := map[uint32]bool{}
+		for _, a := range agents {
+			g := recv[wire.GoAway](a, wire.TypeGoAway)
+			if after := g.RetryAfterMS; after < 1000 || after > 1000+n*1000/comeBack {
+				t.Errorf("told to come back after %d ms", after)
+			}
+			seen[g.RetryAfterMS] = true
+			a.hangUp()
+		}
+		if len(seen) < n/4 {
+			t.Errorf("%d agents come back at %d moments", n, len(seen))
+		}
+	})
+}
+
 func TestGoodbye(t *testing.T) {
 	world(t, func(t *testing.T, p *plant) {
 		a := p.agent().known(wire.DeviceActive, 0).connect()

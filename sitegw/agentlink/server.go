@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -58,6 +59,14 @@ const (
 	// A plant's devices may share one address, so a source may fail often before it has to wait.
 	failuresPerSecond = 1
 	failuresAtOnce    = 120
+
+	// A device opens a session when the one before has ended. One whose network flaps backs off to a minute in the end; one that
+	// opens more is told to wait, before its attach is looked at.
+	openingsPerSecond = 0.2
+	openingsAtOnce    = 20
+
+	// comeBack is how many agents a second are asked to come back after a stop: what a gateway on a small machine can take on.
+	comeBack = 400
 )
 
 // Server accepts agents.
@@ -65,6 +74,7 @@ type Server struct {
 	Config
 	enrolling chan struct{}
 	failures  throttle.Failures // enrollments, by source address
+	openings  throttle.Failures // of sessions, by device: each one counts
 
 	pings chan struct{} // without a buffer: received by the accept loop
 
@@ -80,6 +90,7 @@ func New(c Config) *Server {
 	return &Server{
 		Config: c, enrolling: make(chan struct{}, maxEnrolling), pings: make(chan struct{}), sessions: make(map[*session]struct{}),
 		failures: throttle.Failures{PerSecond: failuresPerSecond, Burst: failuresAtOnce},
+		openings: throttle.Failures{PerSecond: openingsPerSecond, Burst: openingsAtOnce},
 	}
 }
 
@@ -233,10 +244,12 @@ func (s *Server) goodbye() {
 		}
 	})
 	defer deadline.Stop()
+	spread := time.Duration(len(all)-1) * time.Second / comeBack
 	var wg sync.WaitGroup
 	for _, ses := range all {
 		wg.Go(func() {
-			if ses.link.Send(wire.TypeGoAway, wire.GoAway{RetryAfterMS: wire.Millis(goAwayAfter)}) == nil {
+			after := goAwayAfter + rand.N(spread+1) //nolint:gosec // spreading load needs no secrecy
+			if ses.link.Send(wire.TypeGoAway, wire.GoAway{RetryAfterMS: wire.Millis(after)}) == nil {
 				ses.link.CloseSend(drainTime)
 			}
 			ses.link.Close()
@@ -298,6 +311,9 @@ func (s *Server) admit(ls *link.Session) (*session, error) {
 	peer, ok := ls.Peer(s.Wall())
 	if !ok || peer.ID.Role != ident.RoleDevice {
 		return nil, wire.Refuse(wire.CodeForbidden, "not a device")
+	}
+	if !s.openings.Failed(peer.ID.Device.String()) {
+		return nil, wire.Refuse(wire.CodeBusy, "the device opens too many sessions").After(busyAfter)
 	}
 	t, body, err := ls.RecvWithin(openingTime)
 	if err != nil {

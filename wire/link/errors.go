@@ -14,8 +14,12 @@ import (
 // restarted.
 var ErrClosed = errors.New("session is over")
 
-// asError turns a peer's closing code into its *wire.Error, and every other end of a connection into ErrClosed.
+// asError turns a peer's closing code into its *wire.Error, and every other end of a connection into ErrClosed. A connection that
+// the peer refused before a handshake is both: busy, and over.
 func asError(err error) error {
+	if te, ok := errors.AsType[*quic.TransportError](err); ok && te.Remote && te.ErrorCode == quic.ConnectionRefused {
+		return fmt.Errorf("%w: %w", ErrClosed, wire.Refuse(wire.CodeBusy, "the peer takes no connection now"))
+	}
 	var app *quic.ApplicationError
 	if !errors.As(err, &app) {
 		if isEnd(err) {

@@ -55,9 +55,12 @@ var (
 type Options struct {
 	Limits    Limits
 	KeepAlive time.Duration // dial only; default DefaultKeepAlive
-	// Handshakes bounds how many new connections a second are accepted without proof of their address; beyond it a
-	// client is sent a Retry. Listen only; default 200 with bursts of 400.
+	// Handshakes bounds how many handshakes a second are begun; beyond it a client is refused, and reads that as CodeBusy. Listen
+	// only; default 500, with bursts of one second's.
 	Handshakes rate.Limit
+	// Unproved bounds how many of them are begun without proof of the client's address; beyond it a client is sent a Retry. Listen
+	// only; default 100 with bursts of 200.
+	Unproved rate.Limit
 	// Connections bounds how many connections a listener holds at once; beyond it a handshake is refused. Listen only;
 	// default 20000.
 	Connections int
@@ -146,35 +149,14 @@ type Listener struct {
 
 // Listen starts accepting on t, which can listen once.
 func (t *Transport) Listen(tc *tls.Config, o Options) (*Listener, error) {
-	limit := o.Handshakes
-	if limit == 0 {
-		limit = 200
-	}
-	conns := o.Connections
-	if conns == 0 {
-		conns = 20000
-	}
-	bucket := rate.NewLimiter(limit, int(2*limit))
-	t.tr.VerifySourceAddress = func(net.Addr) bool { return !bucket.Allow() }
-	slots := make(chan struct{}, conns)
-	qc := o.quic()
-	t.tr.ConnContext = func(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
-		select {
-		case slots <- struct{}{}:
-			context.AfterFunc(ctx, func() { <-slots })
-			return ctx, nil
-		default:
-			return nil, errFull
-		}
-	}
-	ln, err := t.tr.Listen(tc, qc)
+	d := newDoor(o)
+	t.tr.VerifySourceAddress, t.tr.ConnContext = d.prove, d.enter
+	ln, err := t.tr.Listen(tc, o.quic())
 	if err != nil {
 		return nil, fmt.Errorf("listen on %v: %w", t.Addr(), err)
 	}
 	return &Listener{ln: ln, frame: o.limits().Frame}, nil
 }
-
-var errFull = errors.New("too many connections")
 
 // Accept waits for the next connection whose handshake is complete. The caller must hand it off at once: the queue behind
 // it is short.
@@ -183,6 +165,7 @@ func (l *Listener) Accept(ctx context.Context) (*Pending, error) {
 	if err != nil {
 		return nil, err
 	}
+	accepted(c)
 	p := &Pending{conn: c, frame: l.frame}
 	if len(c.ConnectionState().TLS.PeerCertificates) == 0 {
 		p.frame = min(p.frame, AgentLimits.Frame) // a client that showed no identity gets no more than an agent on any port

@@ -198,7 +198,7 @@ func TestLoadKeys(t *testing.T) {
 
 // Under pressure a client proves its address first, which costs it a round trip and nothing else.
 func TestRetryUnderPressure(t *testing.T) {
-	inWorld(t, link.Options{Handshakes: 0.5}, func(t *testing.T, w *world) {
+	inWorld(t, link.Options{Unproved: 0.5}, func(t *testing.T, w *world) {
 		t.Helper()
 		var took []time.Duration
 		for range 3 {
