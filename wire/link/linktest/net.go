@@ -20,12 +20,13 @@ type Net struct {
 	mu    sync.Mutex
 	nodes map[string]simnet.PacketReceiver
 	dark  map[string]bool
+	deaf  map[string]bool
 	tap   func(from, to net.Addr, data []byte)
 }
 
 // New makes a network without sockets.
 func New(tb testing.TB) *Net {
-	return &Net{t: tb, nodes: make(map[string]simnet.PacketReceiver), dark: make(map[string]bool)}
+	return &Net{t: tb, nodes: make(map[string]simnet.PacketReceiver), dark: make(map[string]bool), deaf: make(map[string]bool)}
 }
 
 // Socket opens a socket at 10.0.0.host:4433, which the test closes when it ends. A second one at the same address gets the
@@ -50,7 +51,7 @@ func (n *Net) AddNode(addr net.Addr, r simnet.PacketReceiver) {
 // SendPacket implements simnet.Router.
 func (n *Net) SendPacket(p simnet.Packet) error {
 	n.mu.Lock()
-	r, lost, tap := n.nodes[p.To.String()], n.dark[p.To.String()] || n.dark[p.From.String()], n.tap
+	r, lost, tap := n.nodes[p.To.String()], n.dark[p.To.String()] || n.dark[p.From.String()] || n.deaf[p.To.String()], n.tap
 	n.mu.Unlock()
 	if tap != nil {
 		tap(p.From, p.To, p.Data)
@@ -66,6 +67,13 @@ func (n *Net) Cut(addr net.Addr, cut bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.dark[addr.String()] = cut
+}
+
+// Deaf loses every packet to addr, and none from it.
+func (n *Net) Deaf(addr net.Addr, deaf bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.deaf[addr.String()] = deaf
 }
 
 // Tap shows every packet that is sent, also one that is then lost, to f. f must not keep data.
