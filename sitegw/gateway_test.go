@@ -284,7 +284,7 @@ func TestMetricsLint(t *testing.T) {
 				t.Errorf("%s: %s", p.Metric, p.Text)
 			}
 		}
-		if n := strings.Count(body, "# HELP holdfast_gateway_"); n != 17 {
+		if n := strings.Count(body, "# HELP holdfast_gateway_"); n != 18 {
 			t.Errorf("%d metrics with help", n)
 		}
 	})

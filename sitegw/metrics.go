@@ -30,6 +30,7 @@ var (
 	descEnrolled     = desc("enrollments_total", "Enrollments of devices that the core granted through this gateway.")
 	descNotEnrolled  = desc("enrollments_refused_total", "Enrollments of devices that were refused, here or by the core, by code.", "code")
 	descNotAdmitted  = desc("agents_refused_total", "Sessions of agents that were refused, by code.", "code")
+	descTurnedAway   = desc("connections_refused_total", "Connections of agents that were refused before their handshake, by reason: rate, unfinished (too many handshakes under way), failures (of the source address), connections (too many held).", "reason")
 	descUplink       = desc("uplink_connected", "Whether a core node has admitted this gateway: 1 or 0.")
 	descUplinkNode   = desc("uplink_node_info", "The core node that the uplink is with: always 1, its labels say which. Absent without an uplink.", "node", "address")
 	descReconnects   = desc("uplink_reconnects_total", "Uplink sessions after the first one.")
@@ -47,7 +48,7 @@ type collector struct{ g *Gateway }
 // Describe implements prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descSessions, descOnline, descHeartbeats, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descUplink,
+		descSessions, descOnline, descHeartbeats, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descTurnedAway, descUplink,
 		descUplinkNode, descReconnects, descPeriod, descLeast, descWitness, descWitnessAlarm, descMirror, descMirrorWrong,
 	} {
 		ch <- d
@@ -78,6 +79,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descEnrolled, n.Enrollments.Load())
 	n.EnrollmentsRefused.Each(refused(descNotEnrolled))
 	n.AgentsRefused.Each(refused(descNotAdmitted))
+	c.g.ln.Refused(func(reason string, n uint64) { counter(descTurnedAway, n, reason) })
 	counter(descWitnessAlarm, c.g.witness.Alarms())
 	p := c.g.roster.Pace()
 	gauge(descLeast, p.Own.Seconds(), "gateway")

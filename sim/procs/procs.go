@@ -478,8 +478,8 @@ func (f *Fleet) EnrollGateway(ctx context.Context, name, listen, tokenFile strin
 }
 
 // StartGateway runs a gateway.
-func (f *Fleet) StartGateway(name string) (*Proc, error) {
-	return f.Start(name, "holdfast-gateway", "run", "--data-dir", f.Path(name))
+func (f *Fleet) StartGateway(name string, args ...string) (*Proc, error) {
+	return f.Start(name, "holdfast-gateway", append([]string{"run", "--data-dir", f.Path(name)}, args...)...)
 }
 
 // EnrollAgent gets a device its identity and returns the device's id.

@@ -22,11 +22,19 @@ import (
 
 var bin string
 
-// TestMain builds the programs that the tests run, or is the control program of TestPowerCutIsNoticed.
+// TestMain builds the programs that the tests run, or is the control program of TestPowerCutIsNoticed, or a process of agents of
+// TestCrowdComesBack.
 func TestMain(m *testing.M) {
 	if os.Getenv(controlFiles) != "" {
 		fmt.Fprintln(os.Stderr, runControl(os.Stdout))
 		os.Exit(1) // it ends by nothing but an error
+	}
+	if config := os.Getenv(crowdConfig); config != "" {
+		if err := runCrowd(config); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	os.Exit(buildAndRun(m))
 }

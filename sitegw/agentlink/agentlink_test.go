@@ -20,7 +20,7 @@ func TestWelcome(t *testing.T) {
 		if w.Identity != ident.Device("acme", a.id).String() || w.IntervalMS != 720_000 || w.Site != "plant-7" || w.Capability != 1 {
 			t.Errorf("welcome %+v", w)
 		}
-		if w.KeepAliveMS != 25_000 { // widened with the interval, to its bound
+		if w.KeepAliveMS != 15_000 { // widened with the interval, to its bound
 			t.Errorf("keep-alive %d ms", w.KeepAliveMS)
 		}
 		settle()

@@ -16,12 +16,12 @@ import (
 
 // What a listener takes on. The first numbers are for a crowd that comes back: ten thousand are through in half a minute where
 // the processors keep up. Where they do not, maxUnfinished is what counts: it lets a handshake wait for no more than that many
-// others, so that each that is begun is over long before its timeout, and none is begun in vain.
+// others, so that each that is begun is over before its timeout even where there are sixty a second, and none is begun in vain.
 const (
 	defaultHandshakes  = 500
 	defaultUnproved    = 100
 	defaultConnections = 20000
-	maxUnfinished      = 256
+	maxUnfinished      = 512
 	// maxUnprovedUnfinished are those of them from addresses that nobody proved: made-up ones never finish.
 	maxUnprovedUnfinished = 64
 
@@ -39,7 +39,21 @@ type door struct {
 
 	unfinished       atomic.Int64
 	unprovenUnderWay atomic.Int64 // of unfinished
+
+	refused [reasons]atomic.Uint64
 }
+
+// Reasons to refuse a connection before its handshake.
+const (
+	byRate        = iota // more than Options.Handshakes a second
+	byUnfinished         // too many are under way
+	byFailures           // the source let too many fail
+	byConnections        // more than Options.Connections are held
+	reasons
+)
+
+// reasonNames are for metrics: by adding.
+var reasonNames = [reasons]string{"rate", "unfinished", "failures", "connections"}
 
 func newDoor(o Options) *door {
 	begin, unproved, conns := o.Handshakes, o.Unproved, o.Connections
@@ -63,21 +77,29 @@ func (d *door) prove(net.Addr) bool {
 	return d.unprovenUnderWay.Load() >= maxUnprovedUnfinished || !d.unproved.Allow()
 }
 
-var (
-	errFull = errors.New("too many connections")
-	errBusy = errors.New("too many handshakes")
-)
+var errBusy = errors.New("no more connections now")
+
+// refuse counts a connection that is not taken on.
+func (d *door) refuse(reason int) (context.Context, error) {
+	d.refused[reason].Add(1)
+	return nil, errBusy
+}
 
 // enter takes a connection on, or refuses it. ctx ends with the connection.
 func (d *door) enter(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
 	src := source(from.RemoteAddr)
-	if d.unfinished.Load() >= maxUnfinished || !d.failures.Allowed(src) || !d.begin.Allow() {
-		return nil, errBusy
+	switch {
+	case d.unfinished.Load() >= maxUnfinished:
+		return d.refuse(byUnfinished)
+	case !d.failures.Allowed(src):
+		return d.refuse(byFailures)
+	case !d.begin.Allow():
+		return d.refuse(byRate)
 	}
 	select {
 	case d.held <- struct{}{}:
 	default:
-		return nil, errFull
+		return d.refuse(byConnections)
 	}
 	proved := from.AddrVerified
 	d.unfinished.Add(1)
@@ -108,10 +130,16 @@ type handshake struct {
 
 type handshakeKey struct{}
 
-// accepted notes that the handshake of a connection is complete.
-func accepted(c *quic.Conn) {
+// completed notes that the client did its part.
+func completed(c *quic.Conn) {
 	if h, ok := c.Context().Value(handshakeKey{}).(*handshake); ok {
 		h.complete.Store(true)
+	}
+}
+
+// takenOn notes that somebody serves the connection, so that there is room for another handshake.
+func takenOn(c *quic.Conn) {
+	if h, ok := c.Context().Value(handshakeKey{}).(*handshake); ok {
 		h.over()
 	}
 }

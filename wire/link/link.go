@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -92,7 +93,8 @@ func (o Options) quic() *quic.Config {
 
 // A Transport is one UDP socket. It dials and listens.
 type Transport struct {
-	tr *quic.Transport
+	tr        *quic.Transport
+	accepting sync.WaitGroup // of its listener
 }
 
 // Keys of a transport that should survive restarts, so that peers of the run before are reset at once.
@@ -113,6 +115,7 @@ func NewTransport(conn net.PacketConn, keys *Keys) *Transport {
 // Close ends the transport and every session on it, without goodbye.
 func (t *Transport) Close() error {
 	err := t.tr.Close()
+	t.accepting.Wait()
 	return errors.Join(err, t.tr.Conn.Close())
 }
 
@@ -143,8 +146,10 @@ func (t *Transport) Dial(ctx context.Context, addr net.Addr, tc *tls.Config, o O
 
 // A Listener accepts sessions.
 type Listener struct {
-	ln    *quic.Listener
-	frame int // largest frame of a peer with an identity
+	ln       *quic.Listener
+	door     *door
+	acceptor *acceptor
+	frame    int // largest frame of a peer with an identity
 }
 
 // Listen starts accepting on t, which can listen once.
@@ -155,22 +160,27 @@ func (t *Transport) Listen(tc *tls.Config, o Options) (*Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %v: %w", t.Addr(), err)
 	}
-	return &Listener{ln: ln, frame: o.limits().Frame}, nil
+	return &Listener{ln: ln, door: d, acceptor: accepting(ln, &t.accepting), frame: o.limits().Frame}, nil
 }
 
-// Accept waits for the next connection whose handshake is complete. The caller must hand it off at once: the queue behind
-// it is short.
+// Accept waits for the next connection whose handshake is complete.
 func (l *Listener) Accept(ctx context.Context) (*Pending, error) {
-	c, err := l.ln.Accept(ctx)
+	c, err := l.acceptor.next(ctx)
 	if err != nil {
 		return nil, err
 	}
-	accepted(c)
 	p := &Pending{conn: c, frame: l.frame}
 	if len(c.ConnectionState().TLS.PeerCertificates) == 0 {
 		p.frame = min(p.frame, AgentLimits.Frame) // a client that showed no identity gets no more than an agent on any port
 	}
 	return p, nil
+}
+
+// Refused tells how many connections were refused before their handshake, for each reason.
+func (l *Listener) Refused(each func(reason string, n uint64)) {
+	for i := range l.door.refused {
+		each(reasonNames[i], l.door.refused[i].Load())
+	}
 }
 
 // Close stops accepting; sessions that were accepted go on.
