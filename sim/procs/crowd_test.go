@@ -161,6 +161,11 @@ func TestCrowdComesBack(t *testing.T) {
 	t.Logf("%d agents enrolled in %v", n, time.Since(begin).Round(time.Second))
 	begin = time.Now()
 	c.say()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("turned away: %s; the agents said %v", turnedAway(context.Background(), ops), c.word())
+		}
+	})
 	r.must(r.Eventually(r.ctx, crowdBack, func() error { return attached(r.ctx, ops, n) }))
 	t.Logf("all attached for the first time after %v; turned away: %s", time.Since(begin).Round(100*time.Millisecond), turnedAway(r.ctx, ops))
 	r.must(r.Eventually(r.ctx, crowdBack, func() error {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/quic-go/quic-go"
 	"golang.org/x/time/rate"
@@ -14,18 +15,24 @@ import (
 	"github.com/holdfast-edge/holdfast/internal/throttle"
 )
 
-// What a listener takes on. The first numbers are for a crowd that comes back: ten thousand are through in half a minute where
-// the processors keep up. Where they do not, maxUnfinished is what counts: it lets a handshake wait for no more than that many
-// others, so that each that is begun is over before its timeout even where there are sixty a second, and none is begun in vain.
+// What a listener takes on. The rate is for a crowd that comes back: ten thousand are through in half a minute where the
+// processors keep up. Where they do not, the bound on unfinished handshakes is what counts. It moves, so that each handshake that
+// is begun is over before its timeout, and none is begun in vain: work that ends in a timeout comes again.
 const (
 	defaultHandshakes  = 500
 	defaultUnproved    = 100
 	defaultConnections = 20000
-	maxUnfinished      = 512
-	// maxUnprovedUnfinished are those of them from addresses that nobody proved: made-up ones never finish.
-	maxUnprovedUnfinished = 64
 
-	// A plant may have one address for all of its devices, so a source may fail often before it has to wait.
+	maxUnfinished = 512 // what comes in the first second
+	minUnfinished = 64
+	// slowHandshake makes the bound smaller; the dialler gives up at handshakeTimeout.
+	slowHandshake = handshakeTimeout / 4
+	// maxUnprovedUnfinished are those from addresses that nobody proved: made-up ones never finish.
+	maxUnprovedUnfinished = 64
+	// maxSourceUnfinished are those of one source: a plant may have one address for all of its devices, and an attacker has it too.
+	maxSourceUnfinished = maxUnfinished / 2
+
+	// For the same reason a source may fail often before it has to wait.
 	failuresPerSecond = 1
 	failuresAtOnce    = 120
 )
@@ -35,19 +42,22 @@ type door struct {
 	unproved *rate.Limiter     // beyond it, an address must be proved first
 	begin    *rate.Limiter     // handshakes
 	held     chan struct{}     // connections
-	failures throttle.Failures // handshakes that the client let fail, by source
-
-	unfinished       atomic.Int64
-	unprovenUnderWay atomic.Int64 // of unfinished
+	failures throttle.Failures // handshakes with certificates that are not taken, by source
 
 	refused [reasons]atomic.Uint64
+
+	mu         sync.Mutex
+	room       int            // how many handshakes may be unfinished, minUnfinished to maxUnfinished
+	unfinished int            // handshakes
+	made       int            // of them, those from addresses that nobody proved
+	by         map[string]int // of them, by source; none is 0
 }
 
 // Reasons to refuse a connection before its handshake.
 const (
 	byRate        = iota // more than Options.Handshakes a second
-	byUnfinished         // too many are under way
-	byFailures           // the source let too many fail
+	byUnfinished         // too many are under way, of all or of the source
+	byFailures           // the source showed too many bad certificates
 	byConnections        // more than Options.Connections are held
 	reasons
 )
@@ -69,12 +79,16 @@ func newDoor(o Options) *door {
 	return &door{
 		unproved: rate.NewLimiter(unproved, max(1, int(2*unproved))), begin: rate.NewLimiter(begin, max(1, int(begin))),
 		held: make(chan struct{}, conns), failures: throttle.Failures{PerSecond: failuresPerSecond, Burst: failuresAtOnce},
+		room: maxUnfinished, by: make(map[string]int),
 	}
 }
 
 // prove tells whether a client has to prove its address, which costs it a round trip, and this side nothing that it keeps.
 func (d *door) prove(net.Addr) bool {
-	return d.unprovenUnderWay.Load() >= maxUnprovedUnfinished || !d.unproved.Allow()
+	d.mu.Lock()
+	full := d.made >= maxUnprovedUnfinished
+	d.mu.Unlock()
+	return full || !d.unproved.Allow()
 }
 
 var errBusy = errors.New("no more connections now")
@@ -87,53 +101,92 @@ func (d *door) refuse(reason int) (context.Context, error) {
 
 // enter takes a connection on, or refuses it. ctx ends with the connection.
 func (d *door) enter(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
-	src := source(from.RemoteAddr)
+	h := &handshake{door: d, source: source(from.RemoteAddr), proved: from.AddrVerified, begun: time.Now()}
 	switch {
-	case d.unfinished.Load() >= maxUnfinished:
-		return d.refuse(byUnfinished)
-	case !d.failures.Allowed(src):
+	case !d.failures.Allowed(h.source):
 		return d.refuse(byFailures)
+	case !d.start(h):
+		return d.refuse(byUnfinished)
 	case !d.begin.Allow():
+		h.over()
 		return d.refuse(byRate)
 	}
 	select {
 	case d.held <- struct{}{}:
 	default:
+		h.over()
 		return d.refuse(byConnections)
 	}
-	proved := from.AddrVerified
-	d.unfinished.Add(1)
-	if !proved {
-		d.unprovenUnderWay.Add(1)
-	}
-	h := &handshake{over: sync.OnceFunc(func() {
-		d.unfinished.Add(-1)
-		if !proved {
-			d.unprovenUnderWay.Add(-1)
-		}
-	})}
 	context.AfterFunc(ctx, func() {
 		<-d.held
-		h.over()
-		if !h.complete.Load() && blame(context.Cause(ctx), proved) {
-			d.failures.Failed(src)
-		}
+		h.failed(context.Cause(ctx))
 	})
 	return context.WithValue(ctx, handshakeKey{}, h), nil
 }
 
+// start counts a handshake as unfinished, if there is room for it.
+func (d *door) start(h *handshake) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.unfinished >= d.room || d.by[h.source] >= maxSourceUnfinished {
+		return false
+	}
+	d.unfinished++
+	d.by[h.source]++
+	if !h.proved {
+		d.made++
+	}
+	return true
+}
+
+// resize moves the bound on unfinished handshakes.
+func (d *door) resize(by int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.room = min(max(d.room+by, minUnfinished), maxUnfinished)
+}
+
 // A handshake is one that was begun. It lies in its connection's context.
 type handshake struct {
-	over     func() // it no longer counts as unfinished; more than once is once
+	door   *door
+	source string
+	proved bool
+	begun  time.Time
+
 	complete atomic.Bool
+	ended    atomic.Bool // it no longer counts as unfinished
 }
 
 type handshakeKey struct{}
 
+// over ends its counting as unfinished.
+func (h *handshake) over() {
+	if h.ended.Swap(true) {
+		return
+	}
+	d := h.door
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.unfinished--
+	if d.by[h.source]--; d.by[h.source] == 0 {
+		delete(d.by, h.source)
+	}
+	if !h.proved {
+		d.made--
+	}
+}
+
 // completed notes that the client did its part.
 func completed(c *quic.Conn) {
-	if h, ok := c.Context().Value(handshakeKey{}).(*handshake); ok {
-		h.complete.Store(true)
+	h, ok := c.Context().Value(handshakeKey{}).(*handshake)
+	if !ok {
+		return
+	}
+	h.complete.Store(true)
+	if time.Since(h.begun) > slowHandshake {
+		h.door.resize(-2)
+	} else {
+		h.door.resize(1)
 	}
 }
 
@@ -144,6 +197,27 @@ func takenOn(c *quic.Conn) {
 	}
 }
 
+// failed notes the end of a connection, which says something about its client only when the handshake is not complete.
+func (h *handshake) failed(err error) {
+	h.over()
+	switch {
+	case h.complete.Load():
+	case isBadCertificate(err):
+		h.door.failures.Failed(h.source)
+	case h.proved && isTimeout(err):
+		h.door.resize(-4)
+	}
+}
+
+// isTimeout tells whether the other side went silent, or was given up because this side is too slow: nobody can tell which.
+func isTimeout(err error) bool {
+	var (
+		idle    *quic.IdleTimeoutError
+		timeout *quic.HandshakeTimeoutError
+	)
+	return errors.As(err, &idle) || errors.As(err, &timeout)
+}
+
 // The alerts by which this side ends the handshake of a client whose certificate it does not take (RFC 8446, section 6.2). A
 // client gets so far only with what was sent to its address, so the address is its own.
 const (
@@ -152,25 +226,16 @@ const (
 	alertCertificateRequired = 116
 )
 
-// blame tells whether the client is to blame for a handshake that was not completed, and the address is its own: it showed a
-// bad certificate or none, or it went silent. It does not go silent because this side is slow: see maxUnfinished.
-func blame(err error, proved bool) bool {
-	var (
-		idle    *quic.IdleTimeoutError
-		timeout *quic.HandshakeTimeoutError
-		te      *quic.TransportError
-	)
-	switch {
-	case errors.As(err, &idle), errors.As(err, &timeout):
-		return proved
-	case errors.As(err, &te) && !te.Remote && te.ErrorCode.IsCryptoError():
-		alert := uint64(te.ErrorCode) & 0xff
-		return alert >= alertBadCertificate && alert <= alertAccessDenied || alert == alertCertificateRequired
+func isBadCertificate(err error) bool {
+	te, ok := errors.AsType[*quic.TransportError](err)
+	if !ok || te.Remote || !te.ErrorCode.IsCryptoError() {
+		return false
 	}
-	return false
+	alert := uint64(te.ErrorCode) & 0xff
+	return alert >= alertBadCertificate && alert <= alertAccessDenied || alert == alertCertificateRequired
 }
 
-// source is what failures are counted by: an IPv4 address, or the 64 bits of an IPv6 address that one network has.
+// source is what is counted by: an IPv4 address, or the 64 bits of an IPv6 address that one network has.
 func source(a net.Addr) string {
 	ap, err := netip.ParseAddrPort(a.String())
 	if err != nil {

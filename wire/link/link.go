@@ -201,7 +201,8 @@ func (p *Pending) Session(ctx context.Context, wait time.Duration) (*Session, er
 	defer cancel()
 	s, err := p.conn.AcceptStream(ctx)
 	if err != nil {
-		p.conn.CloseWithError(quic.ApplicationErrorCode(wire.CodeMalformed), "no control stream") //nolint:errcheck // nothing to save
+		// Busy, because that is why it comes late from whoever means well.
+		p.conn.CloseWithError(quic.ApplicationErrorCode(wire.CodeBusy), "no control stream in time") //nolint:errcheck // nothing to save
 		return nil, fmt.Errorf("wait for the control stream: %w", asError(err))
 	}
 	return newSession(p.conn, s, p.frame), nil

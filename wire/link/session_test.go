@@ -199,7 +199,7 @@ func TestNoControlStream(t *testing.T) {
 			t.Errorf("waited %v, want 5s", d)
 		}
 		var e *wire.Error
-		if _, _, err := device.RecvWithin(time.Second); !errors.As(err, &e) || e.Code != wire.CodeMalformed {
+		if _, _, err := device.RecvWithin(time.Second); !errors.As(err, &e) || e.Code != wire.CodeBusy {
 			t.Errorf("the device is told %v", err)
 		}
 	})
