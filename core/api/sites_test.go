@@ -15,7 +15,7 @@ import (
 // that fell silent.
 func TestSitesCountTheirDevices(t *testing.T) {
 	c := newCore(t)
-	rng := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // G404: a test's choices
+	rng := rand.New(rand.NewPCG(1, 2))
 	sites, gateways := []string{"plant-7", "plant-8", "plant-9"}, []string{"plant-7/gw-a", "plant-7/gw-b", "plant-8/gw-a"}
 	for _, g := range gateways {
 		site, name := g[:len("plant-7")], g[len("plant-7/"):]
@@ -33,7 +33,7 @@ func TestSitesCountTheirDevices(t *testing.T) {
 		now := c.wall().UnixMilli()
 		switch rng.IntN(4) {
 		case 0, 1:
-			c.online(m, gw, c.wall(), uint64(step)+1) //nolint:gosec // G115: a number of steps
+			c.online(m, gw, c.wall(), uint64(step)+1)
 		case 2:
 			c.commit(&command.Presence{Gateway: gw, Items: []command.PresenceItem{{Device: m.id, AtMS: now, LastMS: now}}})
 		case 3:

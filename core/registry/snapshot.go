@@ -192,18 +192,7 @@ func (s *restorer) restore(kind byte, b []byte) error {
 		}
 		return nil
 	case snapDevice:
-		d := new(Device)
-		if err := wire.Unmarshal(b, d); err != nil {
-			return err
-		}
-		if err := s.share(d); err != nil {
-			return err
-		}
-		s.putDevice(d)
-		for _, k := range d.Keys {
-			s.view.keys.put(&keyRef{Key: k.ID, Device: d.ID})
-		}
-		return nil
+		return s.restoreDevice(b)
 	case snapToken:
 		return restoreInto(&s.view.tokens, b)
 	case snapUse:
@@ -225,6 +214,21 @@ func (s *restorer) restore(kind byte, b []byte) error {
 		return nil
 	}
 	return fmt.Errorf("unknown kind %d", kind)
+}
+
+func (s *restorer) restoreDevice(b []byte) error {
+	d := new(Device)
+	if err := wire.Unmarshal(b, d); err != nil {
+		return err
+	}
+	if err := s.share(d); err != nil {
+		return err
+	}
+	s.putDevice(d)
+	for _, k := range d.Keys {
+		s.view.keys.put(&keyRef{Key: k.ID, Device: d.ID})
+	}
+	return nil
 }
 
 func restoreInto[K, V any](t *table[K, V], b []byte) error {
