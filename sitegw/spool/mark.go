@@ -58,22 +58,19 @@ func decodeMark(b []byte) (m mark, err error) {
 	return m, nil
 }
 
-// newest returns the newer one of the whole slots of a mark file; found is false when none is whole. damaged tells that one is not. The error
-// wraps ErrVersion.
-func newest(b []byte) (m mark, found, damaged bool, err error) {
+// newest returns the newer one of the whole slots of a mark file; found is false when none is whole. One that is not can be a save that a
+// power cut tore. The error wraps ErrVersion.
+func newest(b []byte) (m mark, found bool, err error) {
 	for _, at := range []int{0, slotSpace} {
 		got, err := decodeMark(b[min(at, len(b)):])
 		if errors.Is(err, ErrVersion) {
-			return m, false, false, err
+			return m, false, err
 		}
-		switch {
-		case err != nil:
-			damaged = true
-		case !found || got.generation > m.generation:
+		if err == nil && (!found || got.generation > m.generation) {
 			m, found = got, true
 		}
 	}
-	return m, found, damaged, nil
+	return m, found, nil
 }
 
 // saveMark overwrites the older slot, durably. A missing file is made anew.

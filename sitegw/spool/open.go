@@ -111,16 +111,15 @@ func (s *Spool) loadMark(expected bool) (found bool, err error) {
 	if b == nil && !expected {
 		return false, nil
 	}
-	m, found, damaged, err := newest(b)
-	if err != nil {
+	m, found, err := newest(b)
+	switch {
+	case err != nil:
 		return false, fmt.Errorf("%s: %w", name, err)
-	}
-	if damaged {
-		s.damaged++
-		s.cfg.Log.Error("the spool's mark is damaged or missing; records that were trimmed may be there again", "file", name, "usable", found)
-	}
-	if found {
+	case found:
 		s.mark, s.incarnation = m, m.incarnation
+	default:
+		s.damaged++
+		s.cfg.Log.Error("the spool's mark is damaged or missing; records that were trimmed may be there again", "file", name)
 	}
 	return found, nil
 }
@@ -216,7 +215,7 @@ func (s *Spool) loadNewest() error {
 			continue
 		case end.Seq > s.durable.Seq:
 			s.durable = end
-		case end.Seq < s.durable.Seq:
+		case end.Seq < s.durable.Seq && g.noted == 0:
 			s.note(g, size, damage("records that were synced are missing here"))
 		}
 		s.used += size - g.size

@@ -25,7 +25,8 @@ func (p *Page) After() uint64 { return p.Before.Seq + uint64(len(p.Records)) }
 // any; 0 or less means DefaultRecords and DefaultBytes. What is trimmed is passed over. Every checksum is verified. A page without records and
 // with nothing lost means that there is nothing more at present: see Wake.
 //
-// Damage ends a page; the next one says what is lost. Errors are ErrClosed, or the disk's: try again later.
+// Damage ends a page; the next one says what is lost. Errors are ErrClosed, or the disk's: try again later, with a back-off. What cannot be read
+// after many tries counts as damaged.
 func (s *Spool) Read(after uint64, maxRecords, maxBytes int) (Page, error) {
 	if maxRecords <= 0 {
 		maxRecords = DefaultRecords
@@ -35,21 +36,21 @@ func (s *Spool) Read(after uint64, maxRecords, maxBytes int) (Page, error) {
 	}
 	var p Page
 	err := s.walk(after, func(w *walker) (err error) {
-		p, err = w.page(after, maxRecords, maxBytes)
+		p, err = w.page(maxRecords, maxBytes)
 		return err
 	})
 	return p, err
 }
 
-// page gathers a page behind number after.
-func (w *walker) page(after uint64, maxRecords, maxBytes int) (p Page, err error) {
-	for w.at.Seq < after {
+// page gathers a page.
+func (w *walker) page(maxRecords, maxBytes int) (p Page, err error) {
+	for w.at.Seq < w.after && w.at.Seq < w.end.Seq {
 		if _, _, err := w.next(); err != nil {
 			return Page{}, err
 		}
 	}
-	if w.at.Seq > after { // what is lost reaches beyond it
-		p.Lost = Range{after + 1, w.at.Seq}
+	if w.at.Seq > w.after && w.after < w.end.Seq { // what is lost reaches beyond it
+		p.Lost = Range{w.after + 1, w.at.Seq}
 	}
 	p.Before = w.at
 	here := w.cursor()
@@ -63,10 +64,14 @@ func (w *walker) page(after uint64, maxRecords, maxBytes int) (p Page, err error
 				p.Lost.From = lost.From
 			}
 			p.Lost.To, p.Before = lost.To, w.at
+			here = w.cursor()
 			continue
 		}
 		if r == nil || len(p.Records) > 0 && size+len(r.Data) > maxBytes {
 			break
+		}
+		if len(p.Records) == 0 {
+			p.Before = w.prev // only now its chain is sure to be known
 		}
 		c := *r
 		c.Data = slices.Clone(r.Data)

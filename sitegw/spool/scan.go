@@ -30,7 +30,10 @@ type scanner struct {
 
 // peek returns n bytes from offset on, or fewer where the segment ends. They are valid until the next call.
 func (s *scanner) peek(offset int64, n int) ([]byte, error) {
-	n = int(max(0, min(int64(n), s.end-offset)))
+	n = int(min(int64(n), s.end-offset))
+	if n <= 0 {
+		return nil, nil
+	}
 	if from := offset - s.base; from >= 0 && from+int64(n) <= int64(len(s.buf)) {
 		return s.buf[from : from+int64(n)], nil
 	}

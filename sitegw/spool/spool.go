@@ -25,7 +25,7 @@ const (
 
 // Config is what a spool is opened with.
 type Config struct {
-	Dir     string // made when it is missing; the spool's alone
+	Dir     string // the spool's alone; made when it is missing, durably if the directory above it is durable
 	FS      disk.FS
 	Quota   int64            // bytes on the disk, preallocated ones included; 0: DefaultQuota
 	Reserve int64            // of the quota, what records must leave to the mark and the headers; 0: DefaultReserve
@@ -66,6 +66,7 @@ type segment struct {
 	lost   bool  // the header is damaged: the chain in before is not known
 	size   int64 // bytes of it that are durable
 	noted  int64 // damage before this offset is counted
+	errors int   // times that it could not be read
 }
 
 func (g *segment) first() uint64 { return g.before.Seq + 1 }
@@ -107,7 +108,7 @@ type Spool struct {
 	plain   int   // frames without a chain at the end of pending
 	writing int64 // bytes of the batch that is being written
 
-	segments []segment // oldest first; replaced as a whole or grown at its end, never changed in place but for size and noted
+	segments []segment // oldest first; replaced as a whole or grown at its end, of one in place only size, noted and errors change
 	used     int64     // bytes of all segments
 	trim     Point
 	durable  Point

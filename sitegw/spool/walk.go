@@ -2,6 +2,7 @@ package spool
 
 import (
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -15,9 +16,11 @@ import (
 type walker struct {
 	s     *Spool
 	segs  []segment
-	end   Point // behind the newest durable record
-	at    Point // behind the record that was returned last
-	known bool  // the chain of at is known
+	end   Point  // behind the newest durable record
+	at    Point  // behind the record that was returned last
+	known bool   // the chain of at is known
+	prev  Point  // behind the record before the one that was returned last
+	after uint64 // what the reader has, or has done with
 
 	i     int   // the segment in which at lies; len(segs) behind the last
 	start int64 // where to begin in it
@@ -49,7 +52,7 @@ func (s *Spool) walker(after uint64) (*walker, error) {
 		return nil, ErrClosed
 	}
 	after = max(after, s.trim.Seq)
-	w := &walker{s: s, segs: slices.Clone(s.segments), end: s.durable, at: s.trim, known: true, start: headerSize}
+	w := &walker{s: s, segs: slices.Clone(s.segments), end: s.durable, at: s.trim, known: true, after: after, start: headerSize}
 	if after >= w.end.Seq {
 		w.at, w.i = w.end, len(w.segs)
 		return w, nil
@@ -130,7 +133,7 @@ func (w *walker) step() (*Record, Range, error) {
 			if !w.known {
 				w.at.Chain, w.known = f.chain, true
 			}
-			w.at = w.at.then(&f.rec)
+			w.prev, w.at = w.at, w.at.then(&f.rec)
 			return &f.rec, Range{}, nil
 		}
 	}
@@ -138,6 +141,7 @@ func (w *walker) step() (*Record, Range, error) {
 		err = damage("records are missing here")
 	}
 	if _, bad := errors.AsType[damage](err); !bad {
+		w.s.unreadable(&w.segs[w.i])
 		return nil, Range{}, err
 	}
 	w.s.note(&w.segs[w.i], off, err)
@@ -145,6 +149,7 @@ func (w *walker) step() (*Record, Range, error) {
 	to, _ := w.bound()
 	f, found, err := w.sc.search(Range{w.at.Seq + 1, to.Seq}, false)
 	if err != nil {
+		w.s.unreadable(&w.segs[w.i])
 		return nil, Range{}, err
 	}
 	if !found {
@@ -196,7 +201,11 @@ func (w *walker) open() error {
 		return err
 	}
 	w.f = f
-	w.sc = scanner{r: f, seed: w.s.seed, end: g.size, off: w.start, buf: w.sc.buf[:0]}
+	var r io.ReaderAt = f
+	if g.errors >= patience {
+		r = decayed{f}
+	}
+	w.sc = scanner{r: r, seed: w.s.seed, end: g.size, off: w.start, buf: w.sc.buf[:0]}
 	return nil
 }
 
@@ -217,60 +226,4 @@ func (s *Spool) note(g *segment, off int64, why error) {
 	s.segments[i].noted = off + 1
 	s.damaged++
 	s.cfg.Log.Error("the spool is damaged; what is lost with it comes again from the devices", "file", s.path(g.first()), "offset", off, "reason", why.Error())
-}
-
-// A cursor is where a reader got to, so that it need not go through the segment again for the next page.
-type cursor struct {
-	at    Point
-	first uint64 // of the segment
-	off   int64  // behind the record
-	used  uint64 // when, by the clock of cursors
-}
-
-// cursors remembers where the last readers got to: as many as there are likely to be.
-type cursors struct {
-	list  [4]cursor
-	clock uint64
-}
-
-// find returns the cursor behind number after in a segment, nil when there is none.
-func (c *cursors) find(after, first uint64) *cursor {
-	for i := range c.list {
-		if k := &c.list[i]; k.off > 0 && k.at.Seq == after && k.first == first {
-			c.clock++
-			k.used = c.clock
-			return k
-		}
-	}
-	return nil
-}
-
-// put remembers a cursor in place of the one that was not used for longest.
-func (c *cursors) put(k cursor) {
-	if k.off == 0 || c.find(k.at.Seq, k.first) != nil {
-		return
-	}
-	at := 0
-	for i := range c.list {
-		if c.list[i].used < c.list[at].used {
-			at = i
-		}
-	}
-	c.clock++
-	k.used = c.clock
-	c.list[at] = k
-}
-
-// cursor is where the walker is; its off is 0 when that is between segments.
-func (w *walker) cursor() cursor {
-	if w.f == nil || !w.known {
-		return cursor{}
-	}
-	return cursor{at: w.at, first: w.segs[w.i].first(), off: w.sc.off}
-}
-
-func (s *Spool) remember(k cursor) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.cursors.put(k)
 }

@@ -29,7 +29,7 @@ func (d *Disk) Crash(r *rand.Rand) *Disk {
 		}
 		n := kept[name]
 		content := n.survive(r)
-		m := &node{dir: n.dir, data: content, durable: slices.Clone(content)}
+		m := &node{name: name, dir: n.dir, data: content, durable: slices.Clone(content)}
 		next.live[name], next.durable[name] = m, m
 	}
 	return next

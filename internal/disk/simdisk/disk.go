@@ -74,6 +74,7 @@ func FailNth(kind Kind, n int, err error) Hook {
 // node is a file or a directory.
 type node struct {
 	dir      bool
+	name     string // that it has or had last
 	data     []byte // as programs see it
 	durable  []byte // as of the last Sync
 	changes  []change
@@ -180,7 +181,7 @@ func (d *Disk) Content(name string) []byte {
 func (d *Disk) Put(name string, content []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := &node{data: slices.Clone(content), durable: slices.Clone(content)}
+	n := &node{name: name, data: slices.Clone(content), durable: slices.Clone(content)}
 	d.live[name], d.durable[name] = n, n
 	for dir := filepath.Dir(name); !isRoot(dir); dir = filepath.Dir(dir) {
 		if d.live[dir] == nil {
@@ -352,13 +353,13 @@ func (d *Disk) OpenFile(name string, flag int, _ fs.FileMode) (disk.File, error)
 	case n != nil && n.dir:
 		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EISDIR}
 	case makes:
-		n = &node{}
+		n = &node{name: name}
 		d.rename(filepath.Dir(name), func(all names) { all[name] = n })
 	case empties:
 		n.truncate(0)
 	}
 	d.open++
-	return &handle{d: d, n: n, name: name}, nil
+	return &handle{d: d, n: n}, nil
 }
 
 // Rename implements [disk.FS], within a directory.
@@ -375,6 +376,7 @@ func (d *Disk) Rename(oldName, newName string) error {
 	case filepath.Dir(oldName) != filepath.Dir(newName):
 		return &fs.PathError{Op: "rename", Path: newName, Err: syscall.EXDEV}
 	}
+	n.name = newName
 	d.rename(filepath.Dir(newName), func(all names) {
 		delete(all, oldName)
 		all[newName] = n

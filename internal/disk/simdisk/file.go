@@ -50,13 +50,15 @@ func (n *node) truncate(size int64) {
 type handle struct {
 	d      *Disk
 	n      *node
-	name   string
 	closed bool
 }
 
 // begin is how each operation of a file begins.
 func (h *handle) begin(kind Kind, offset, size int64) error {
-	if err := h.d.before(Op{Kind: kind, Name: h.name, Offset: offset, Bytes: size}); err != nil {
+	h.d.mu.Lock()
+	name := h.n.name
+	h.d.mu.Unlock()
+	if err := h.d.before(Op{Kind: kind, Name: name, Offset: offset, Bytes: size}); err != nil {
 		return err
 	}
 	h.d.mu.Lock()
