@@ -52,7 +52,9 @@ func (s *Spool) enqueue(kind Kind, timeMS int64, data []byte, done func(uint64, 
 	}
 	r := Record{Seq: b.to.Seq + 1, Kind: kind, TimeMS: timeMS, Data: data}
 	b.buf = appendFrame(b.buf, s.seed, flags, b.to.Chain, &r)
-	b.to = b.to.then(&r)
+	s.hash.chain = b.to.Chain
+	s.hash.add(b.buf[len(b.buf)-headSize-len(data):])
+	b.to = Point{r.Seq, s.hash.chain}
 	b.dones = append(b.dones, done)
 	return nil
 }

@@ -60,6 +60,7 @@ type frame struct {
 	flags byte
 	chain Chain  // before the record, if flags say so
 	rec   Record // Data aliases what was decoded
+	bytes []byte // of the record, as the chain goes over them
 }
 
 // decodeFrame reads a whole frame, whose length is right. Its error is damage.
@@ -75,6 +76,7 @@ func decodeFrame(seed uint32, b []byte) (f frame, err error) {
 		}
 		f.chain, body = Chain(body), body[chainSize:]
 	}
+	f.bytes = body
 	f.rec = Record{
 		Seq: binary.BigEndian.Uint64(body), Kind: Kind(body[8]),
 		TimeMS: int64(binary.BigEndian.Uint64(body[9:])), //nolint:gosec // two's complement

@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -187,6 +189,12 @@ func wantStored(tb testing.TB, s *Spool, want []Record) {
 			tb.Fatal(err)
 		}
 	}
+}
+
+// then is the point behind r, which follows on p, computed as the format says.
+func (p Point) then(r *Record) Point {
+	b := slices.Concat(p.Chain[:], binary.BigEndian.AppendUint64(nil, r.Seq), []byte{byte(r.Kind)}, binary.BigEndian.AppendUint64(nil, uint64(r.TimeMS)), r.Data)
+	return Point{r.Seq, sha256.Sum256(b)}
 }
 
 // pointOf is the point behind recs, which begin with number 1.

@@ -294,7 +294,7 @@ func plain(f disk.FS) disk.FS { return f }
 
 // Whatever happens: every record that was acknowledged is there, in order, once; none is there that was not appended; and numbers never go back.
 func TestAgainstModel(t *testing.T) {
-	seeds, counts := uint64(500), make(map[string]int)
+	seeds, counts := uint64(300), make(map[string]int)
 	if testing.Short() {
 		seeds = 100
 	}

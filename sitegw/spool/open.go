@@ -2,6 +2,7 @@ package spool
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,7 +31,7 @@ func Open(c Config) (*Spool, error) {
 	if err := c.FS.SyncDir(filepath.Dir(c.Dir)); err != nil {
 		return nil, fmt.Errorf("make spool directory %s: %w", c.Dir, err)
 	}
-	s := &Spool{cfg: c, kick: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
+	s := &Spool{cfg: c, kick: make(chan struct{}, 1), wake: make(chan struct{}, 1), hash: hasher{sha: sha256.New()}}
 	if s.lock, err = c.FS.Lock(c.Dir); err != nil {
 		return nil, fmt.Errorf("lock spool %s: %w", c.Dir, err)
 	}
@@ -244,6 +245,7 @@ func (s *Spool) tail(g *segment) (end Point, size int64, err error) {
 	}
 	sc := scanner{r: f, seed: s.seed, end: g.size, off: min(headerSize, g.size)}
 	end = g.before
+	h := hasher{sha: sha256.New()}
 	for known := !g.lost; ; {
 		off := sc.off
 		fr, err := sc.next()
@@ -258,10 +260,13 @@ func (s *Spool) tail(g *segment) (end Point, size int64, err error) {
 		}
 		switch _, bad := errors.AsType[damage](err); {
 		case bad:
-			// Damage, if what lies here was synced: because the mark says so, or because something was written later.
+			// Damage, if what lies here was synced: because something was written later, or because the mark says so.
 			sc.off = off
 			synced := end.Seq < s.mark.last.Seq
-			to, found, serr := sc.search(Range{end.Seq + 1, math.MaxUint64}, !synced)
+			to, found, serr := sc.search(Range{end.Seq + 1, math.MaxUint64}, true)
+			if serr == nil && !found && synced {
+				to, found, serr = sc.search(Range{end.Seq + 1, s.mark.last.Seq}, false)
+			}
 			if serr != nil {
 				return end, 0, serr
 			}
@@ -280,7 +285,9 @@ func (s *Spool) tail(g *segment) (end Point, size int64, err error) {
 			if !known {
 				end.Chain, known = fr.chain, true
 			}
-			end = end.then(&fr.rec)
+			h.chain = end.Chain
+			h.add(fr.bytes)
+			end = Point{fr.rec.Seq, h.chain}
 		}
 	}
 }

@@ -3,6 +3,7 @@ package spool
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"hash"
 )
 
 // MaxData is the most bytes that a record can have.
@@ -24,13 +25,23 @@ type Chain [sha256.Size]byte
 
 // Next is the chain behind r: SHA-256 of the chain before it, its number (8 bytes, big-endian), its kind (1), its time (8) and its data.
 func (c Chain) Next(r *Record) Chain {
-	b := make([]byte, 0, 128)
-	b = append(b, c[:]...)
-	b = appendHead(b, r)
-	h := sha256.New()
-	h.Write(b)
-	h.Write(r.Data)
-	return Chain(h.Sum(b[:0]))
+	h := hasher{sha256.New(), c}
+	h.add(append(appendHead(make([]byte, 0, headSize+len(r.Data)), r), r.Data...))
+	return h.chain
+}
+
+// A hasher goes along the chain without making garbage.
+type hasher struct {
+	sha   hash.Hash
+	chain Chain
+}
+
+// add goes on to the record with these bytes: head and data, as in a frame.
+func (h *hasher) add(record []byte) {
+	h.sha.Reset()
+	h.sha.Write(h.chain[:])
+	h.sha.Write(record)
+	h.sha.Sum(h.chain[:0])
 }
 
 // headSize is what a record is beside its data, in frames and in the chain.
@@ -47,9 +58,6 @@ type Point struct {
 	Seq   uint64
 	Chain Chain
 }
-
-// then is the point behind r, which follows on p.
-func (p Point) then(r *Record) Point { return Point{r.Seq, p.Chain.Next(r)} }
 
 // A Range is records From to To, both included.
 type Range struct{ From, To uint64 }

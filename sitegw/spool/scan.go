@@ -92,8 +92,8 @@ func (s *scanner) at(offset int64) (frame, int64, error) {
 	return f, int64(len(b)), err
 }
 
-// search moves the scanner to the next frame behind where it is that carries a chain, and whose record has a number within the range; batch
-// asks for one that begins a batch. found is false when there is none. The scanner stays where it is then.
+// search moves the scanner to the next frame behind where it is that carries a chain, and whose record has a number within the range, and one that
+// fits the distance; batch asks for one that begins a batch. found is false when there is none. The scanner stays where it is then.
 func (s *scanner) search(in Range, batch bool) (f frame, found bool, err error) {
 	want := byte(flagChain)
 	if batch {
@@ -122,7 +122,8 @@ func (s *scanner) search(in Range, batch bool) (f frame, found bool, err error) 
 		if err != nil {
 			return f, false, err
 		}
-		if f.flags&want == want && f.rec.Seq >= in.From && f.rec.Seq <= in.To {
+		room := uint64(offset-s.off) / (frameHead + minBody) //nolint:gosec // offset is beyond s.off
+		if f.flags&want == want && f.rec.Seq >= in.From && f.rec.Seq-in.From <= room && f.rec.Seq <= in.To {
 			s.off = offset
 			return f, true, nil
 		}

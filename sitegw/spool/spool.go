@@ -105,8 +105,9 @@ type Spool struct {
 	mu      sync.Mutex
 	closed  bool
 	pending batch
-	plain   int   // frames without a chain at the end of pending
-	writing int64 // bytes of the batch that is being written
+	hash    hasher // computes the chain behind pending
+	plain   int    // frames without a chain at the end of pending
+	writing int64  // bytes of the batch that is being written
 
 	segments []segment // oldest first; replaced as a whole or grown at its end, of one in place only size, noted and errors change
 	used     int64     // bytes of all segments

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"crypto/sha256"
 	"errors"
 	"io"
 	"io/fs"
@@ -26,6 +27,7 @@ type walker struct {
 	start int64 // where to begin in it
 	f     disk.File
 	sc    scanner
+	hash  hasher
 }
 
 // errGone says that a segment was trimmed meanwhile.
@@ -52,7 +54,7 @@ func (s *Spool) walker(after uint64) (*walker, error) {
 		return nil, ErrClosed
 	}
 	after = max(after, s.trim.Seq)
-	w := &walker{s: s, segs: slices.Clone(s.segments), end: s.durable, at: s.trim, known: true, after: after, start: headerSize}
+	w := &walker{s: s, segs: slices.Clone(s.segments), end: s.durable, at: s.trim, known: true, after: after, start: headerSize, hash: hasher{sha: sha256.New()}}
 	if after >= w.end.Seq {
 		w.at, w.i = w.end, len(w.segs)
 		return w, nil
@@ -133,7 +135,10 @@ func (w *walker) step() (*Record, Range, error) {
 			if !w.known {
 				w.at.Chain, w.known = f.chain, true
 			}
-			w.prev, w.at = w.at, w.at.then(&f.rec)
+			w.prev = w.at
+			w.hash.chain = w.at.Chain
+			w.hash.add(f.bytes)
+			w.at = Point{f.rec.Seq, w.hash.chain}
 			return &f.rec, Range{}, nil
 		}
 	}
