@@ -152,7 +152,7 @@ func purity(f *File) []string {
 	return out
 }
 
-// helpers checks that packages which help tests, named …test, stay out of programs.
+// helpers checks that packages which help tests, named …test or like the simulated disk, stay out of programs.
 func helpers(f *File) []string {
 	if f.Test || f.area() == "sim" || isHelper(f.Dir) {
 		return nil
@@ -166,7 +166,9 @@ func helpers(f *File) []string {
 	return out
 }
 
-func isHelper(path string) bool { return strings.HasSuffix(path, "test") }
+func isHelper(path string) bool {
+	return strings.HasSuffix(path, "test") || within(strings.TrimPrefix(path, Module+"/"), "internal/disk/simdisk")
+}
 
 // comments checks that every package has exactly one package comment.
 func comments(files []File) []string {

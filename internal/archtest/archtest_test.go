@@ -171,6 +171,10 @@ var trees = map[string]struct {
 		files: map[string]string{"sitegw/a.go": source("sitegw", "", q(module+"/wire/ident/identtest"))},
 		want:  "only tests may import wire/ident/identtest",
 	},
+	"a program uses the simulated disk": {
+		files: map[string]string{"sitegw/a.go": source("sitegw", "", q(module+"/internal/disk/simdisk"))},
+		want:  "only tests may import internal/disk/simdisk",
+	},
 	"a test uses a test helper": {files: map[string]string{
 		"sitegw/a.go": source("sitegw", ""), "sitegw/a_test.go": "package sitegw\n\nimport _ \"" + module + "/wire/ident/identtest\"\n",
 	}},

@@ -28,6 +28,7 @@ func BenchmarkAppend(b *testing.B) {
 const benchTurn = 20
 
 func benchAppend(b *testing.B, size int) {
+	b.Helper()
 	raw, err := wal.Open(b.TempDir())
 	if err != nil {
 		b.Fatal(err)
@@ -49,7 +50,7 @@ func benchAppend(b *testing.B, size int) {
 		syncs := counted.syncs.Load()
 		start := time.Now()
 		sent := 0
-		for got := 0; got < benchTurn*size; got++ {
+		for got := range benchTurn * size {
 			for ; sent < min(got+2*size, benchTurn*size); sent++ {
 				s.Append(1, 1, data, done)
 			}

@@ -82,7 +82,7 @@ func TestBitFlips(t *testing.T) {
 			noticed++
 		case n > 0:
 			t.Fatalf("bit %d of %s: %d records lost without a word", bit, name, n)
-		case strings.HasSuffix(name, segmentSuffix) && !(i%2 == 1 && bit < 8*headerSize): // an open spool has read the headers
+		case strings.HasSuffix(name, segmentSuffix) && (i%2 == 0 || bit >= 8*headerSize): // an open spool has read the headers
 			t.Fatalf("bit %d of %s: not noticed", bit, name)
 		default:
 			unused++

@@ -84,3 +84,14 @@ func decodeFrame(seed uint32, b []byte) (f frame, err error) {
 	}
 	return f, nil
 }
+
+// follows checks that a frame is the one that must come behind a point, whose chain may have to come from the frame.
+func (f *frame) follows(at Point, known bool) error {
+	switch {
+	case f.rec.Seq != at.Seq+1:
+		return damage("another record lies here")
+	case !known && f.flags&flagChain == 0:
+		return damage("the chain is not known here")
+	}
+	return nil
+}

@@ -37,7 +37,7 @@ func (h *header) encode() []byte {
 	b = append(b, h.incarnation[:]...)
 	b = binary.BigEndian.AppendUint64(b, h.before.Seq+1)
 	b = append(b, h.before.Chain[:]...)
-	b = binary.BigEndian.AppendUint64(b, uint64(h.made.UnixMilli())) //nolint:gosec // two's complement
+	b = binary.BigEndian.AppendUint64(b, uint64(h.made.UnixMilli()))
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
 }
 

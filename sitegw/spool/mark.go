@@ -83,7 +83,7 @@ func saveMark(fsys disk.FS, dir string, m *mark) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if _, err := f.WriteAt(m.encode(), int64(m.generation%2)*slotSpace); err != nil { //nolint:gosec // 0 or 1
+	if _, err := f.WriteAt(m.encode(), int64(m.generation%2)*slotSpace); err != nil {
 		return err
 	}
 	return f.Sync()

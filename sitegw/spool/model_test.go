@@ -181,8 +181,10 @@ func ignoreFaults(err error) error {
 
 // fault has the disk fail once, now or soon.
 func (m *model) fault() {
-	kinds := []simdisk.Kind{simdisk.OpSync, simdisk.OpSync, simdisk.OpWrite, simdisk.OpCreate, simdisk.OpRename, simdisk.OpSyncDir, simdisk.OpTruncate,
-		simdisk.OpReserve, simdisk.OpRemove}
+	kinds := []simdisk.Kind{
+		simdisk.OpSync, simdisk.OpSync, simdisk.OpWrite, simdisk.OpCreate, simdisk.OpRename, simdisk.OpSyncDir, simdisk.OpTruncate,
+		simdisk.OpReserve, simdisk.OpRemove,
+	}
 	kind := kinds[m.n(len(kinds))]
 	m.counts["fault: "+string(kind)]++
 	m.disk.SetHook(simdisk.FailNth(kind, 1+m.n(3), []error{syscall.EIO, syscall.ENOSPC}[m.n(2)]))
@@ -308,8 +310,10 @@ func TestAgainstModel(t *testing.T) {
 		}
 	}
 	t.Log(counts)
-	for _, k := range []string{"acknowledged", "turned up", "power cut", "kill", "restart", "cut while opening", "refused: " + ErrHold.Error(),
-		"failed: " + ErrFailed.Error(), "failed: " + ErrHold.Error(), "refused: " + ErrFailed.Error()} {
+	for _, k := range []string{
+		"acknowledged", "turned up", "power cut", "kill", "restart", "cut while opening", "refused: " + ErrHold.Error(),
+		"failed: " + ErrFailed.Error(), "failed: " + ErrHold.Error(), "refused: " + ErrFailed.Error(),
+	} {
 		if counts[k] < int(seeds)/10 {
 			t.Errorf("%q happened only %d times", k, counts[k])
 		}

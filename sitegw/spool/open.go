@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -203,7 +202,7 @@ func (s *Spool) setAside(first uint64, why string) error {
 func (s *Spool) loadNewest() error {
 	for len(s.segments) > 0 {
 		g := &s.segments[len(s.segments)-1]
-		end, size, err := s.tail(g)
+		end, size, err := s.readTail(g)
 		switch {
 		case err != nil:
 			return err
@@ -229,12 +228,12 @@ func (s *Spool) loadNewest() error {
 	return nil
 }
 
-// tail goes through a segment and returns the point behind its last record, and how many bytes are to be kept. Those that cannot have been synced
+// readTail goes through a segment and returns the point behind its last record, and how many bytes are to be kept. Those that cannot have been synced
 // are torn and are not.
 //
 // The file is synced first, so that what is accepted is durable, and read from the disk: after a failed sync, memory may hold what the disk does
 // not.
-func (s *Spool) tail(g *segment) (end Point, size int64, err error) {
+func (s *Spool) readTail(g *segment) (end Point, size int64, err error) {
 	f, err := s.cfg.FS.OpenFile(s.path(g.first()), os.O_RDWR, 0)
 	if err != nil {
 		return end, 0, err
@@ -243,51 +242,12 @@ func (s *Spool) tail(g *segment) (end Point, size int64, err error) {
 	if err := errors.Join(f.Sync(), f.DropCache()); err != nil {
 		return end, 0, err
 	}
-	sc := scanner{r: f, seed: s.seed, end: g.size, off: min(headerSize, g.size)}
-	end = g.before
-	h := hasher{sha: sha256.New()}
-	for known := !g.lost; ; {
-		off := sc.off
-		fr, err := sc.next()
-		if errors.Is(err, errEnd) {
-			return end, sc.off, nil
-		}
-		if err == nil && fr.rec.Seq != end.Seq+1 {
-			err = damage("another record lies here")
-		}
-		if err == nil && !known && fr.flags&flagChain == 0 {
-			err = damage("the chain is not known here")
-		}
-		switch _, bad := errors.AsType[damage](err); {
-		case bad:
-			// Damage, if what lies here was synced: because something was written later, or because the mark says so.
-			sc.off = off
-			synced := end.Seq < s.mark.last.Seq
-			to, found, serr := sc.search(Range{end.Seq + 1, math.MaxUint64}, true)
-			if serr == nil && !found && synced {
-				to, found, serr = sc.search(Range{end.Seq + 1, s.mark.last.Seq}, false)
-			}
-			if serr != nil {
-				return end, 0, serr
-			}
-			if !found && !synced {
-				s.cfg.Log.Warn("torn end of the spool cut off; none of it was acknowledged", "file", s.path(g.first()), "offset", off, "bytes", g.size-off)
-				return end, off, nil
-			}
-			s.note(g, off, err)
-			if !found {
-				return end, g.size, nil
-			}
-			end, known = Point{to.rec.Seq - 1, to.chain}, true
-		case err != nil:
-			return end, 0, err
-		default:
-			if !known {
-				end.Chain, known = fr.chain, true
-			}
-			h.chain = end.Chain
-			h.add(fr.bytes)
-			end = Point{fr.rec.Seq, h.chain}
+	t := tail{s: s, g: g, at: g.before, known: !g.lost, hash: hasher{sha: sha256.New()}}
+	t.sc = scanner{r: f, seed: s.seed, end: g.size, off: min(headerSize, g.size)}
+	for {
+		size, err := t.step()
+		if err != nil || size >= 0 {
+			return t.at, size, err
 		}
 	}
 }

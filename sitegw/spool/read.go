@@ -2,8 +2,8 @@ package spool
 
 import "slices"
 
+// What a Read returns at most when it is not told.
 const (
-	// DefaultRecords and DefaultBytes are what a Read returns at most when it is not told.
 	DefaultRecords = 1000
 	DefaultBytes   = 1 << 20
 )

@@ -20,15 +20,9 @@ type Record struct {
 	Data   []byte // at most MaxData bytes
 }
 
-// Chain is the running hash over all records up to one of them; zero before the first.
+// Chain is the running hash over all records up to one of them; zero before the first. Behind a record it is the SHA-256 of the chain before it, its
+// number (8 bytes, big-endian), its kind (1), its time (8) and its data.
 type Chain [sha256.Size]byte
-
-// Next is the chain behind r: SHA-256 of the chain before it, its number (8 bytes, big-endian), its kind (1), its time (8) and its data.
-func (c Chain) Next(r *Record) Chain {
-	h := hasher{sha256.New(), c}
-	h.add(append(appendHead(make([]byte, 0, headSize+len(r.Data)), r), r.Data...))
-	return h.chain
-}
 
 // A hasher goes along the chain without making garbage.
 type hasher struct {

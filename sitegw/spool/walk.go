@@ -131,7 +131,7 @@ func (w *walker) step() (*Record, Range, error) {
 	off := w.sc.off
 	f, err := w.sc.next()
 	if err == nil {
-		if err = w.fits(&f); err == nil {
+		if err = f.follows(w.at, w.known); err == nil {
 			if !w.known {
 				w.at.Chain, w.known = f.chain, true
 			}
@@ -161,17 +161,6 @@ func (w *walker) step() (*Record, Range, error) {
 		return w.pass()
 	}
 	return nil, w.jump(Point{f.rec.Seq - 1, f.chain}, true), nil
-}
-
-// fits checks that a frame is the one that must come next.
-func (w *walker) fits(f *frame) error {
-	switch {
-	case f.rec.Seq != w.at.Seq+1:
-		return damage("another record lies here")
-	case !w.known && f.flags&flagChain == 0:
-		return damage("the chain is not known here")
-	}
-	return nil
 }
 
 // pass gives up the rest of the current segment.

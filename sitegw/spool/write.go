@@ -49,7 +49,7 @@ func (s *Spool) flush() bool {
 			done(0, err)
 			continue
 		}
-		done(from+uint64(i), nil) //nolint:gosec // an index
+		done(from+uint64(i), nil)
 	}
 	if err == nil && len(dones) > 0 {
 		signal(s.wake)
