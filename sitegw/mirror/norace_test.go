@@ -1,0 +1,6 @@
+//go:build !race
+
+package mirror
+
+// bitStep turns every bit.
+const bitStep = 1
