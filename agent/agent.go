@@ -35,7 +35,7 @@ var ErrConfig = errors.New("bad configuration")
 // Settings are what an agent keeps in agent.yaml in its state directory. Enroll writes them; whoever owns the device may
 // change them.
 type Settings struct {
-	Gateways []string          `yaml:"gateways"`       // host:port (UDP)
+	Gateways []string          `yaml:"gateways"`       // host:port (UDP, and TCP where that does not get through)
 	Tags     map[string]string `yaml:"tags,omitempty"` // the device's own
 }
 
@@ -68,6 +68,7 @@ type Config struct {
 	Clock     func() seal.ClockQuality       // nil: the kernel's word
 	Profile   func() wire.Profile            // nil: detection on this machine
 	Packet    func() (net.PacketConn, error) // nil: the machine's UDP
+	Stream    wirelink.StreamDial            // nil: the machine's TCP
 }
 
 func (c Config) withDefaults() Config {
@@ -91,6 +92,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Packet == nil {
 		c.Packet = func() (net.PacketConn, error) { return net.ListenPacket("udp", "") }
+	}
+	if c.Stream == nil {
+		c.Stream = wirelink.DialTCP
 	}
 	return c
 }
@@ -141,7 +145,7 @@ func Enroll(ctx context.Context, c Config, token *seal.Token) (ident.ID, error) 
 	}
 	tr := wirelink.NewTransport(pc, nil)
 	defer tr.Close() //nolint:errcheck // what was to be sent is sent
-	cred, out, err := credential.EnrollAny(ctx, tr, c.Gateways, credential.Enrollment{
+	cred, out, err := credential.EnrollAny(ctx, wirelink.NewDialer(tr, c.Stream), c.Gateways, credential.Enrollment{
 		Dir: c.StateDir, Token: token, Kind: seal.KindDevice, Server: ident.RoleGateway, Wall: floored(c.Wall, c.BuildTime), Log: c.Log,
 	})
 	if err != nil {
@@ -264,7 +268,7 @@ func New(c Config) (_ *Agent, err error) {
 	}
 	a.tr = wirelink.NewTransport(pc, nil)
 	a.link = link.New(link.Config{
-		Transport: a.tr, Credential: a.cred, State: a.state, Lists: lists, Gateways: c.Gateways, Start: a.start, Wall: a.wall, Uptime: c.Uptime, Log: c.Log,
+		Transport: a.tr, Streams: c.Stream, Credential: a.cred, State: a.state, Lists: lists, Gateways: c.Gateways, Start: a.start, Wall: a.wall, Uptime: c.Uptime, Log: c.Log,
 	})
 	return a, nil
 }

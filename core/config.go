@@ -29,7 +29,7 @@ type Settings struct {
 	Name         string        `yaml:"name"`
 	API          string        `yaml:"api"`               // host:port of the operators' HTTPS
 	APISAN       []string      `yaml:"api_san,omitempty"` // further names and addresses in its certificate
-	Uplink       string        `yaml:"uplink"`            // host:port (UDP) for gateways
+	Uplink       string        `yaml:"uplink"`            // host:port (UDP, and TCP where that does not get through) for gateways
 	Cluster      string        `yaml:"cluster"`           // host:port (TCP) for the other core nodes
 	ReportPeriod time.Duration `yaml:"report_period,omitempty"`
 	// TargetBeats is how many heartbeats a second of the whole fleet are wanted at the most; 0: DefaultTargetBeats. Beyond it devices

@@ -178,7 +178,7 @@ type Core struct {
 	sites   *sitelink.Server
 	api     http.Handler
 	uplink  *link.Transport
-	ln      *link.Listener
+	lns     []*link.Listener // of the uplink: QUIC, TCP
 	apiLn   net.Listener
 }
 
@@ -294,9 +294,17 @@ func (c *Core) openPorts() error {
 		return fmt.Errorf("uplink address: %w", err)
 	}
 	c.uplink = link.NewTransport(pc, keys)
-	if c.ln, err = c.uplink.Listen(c.endpoint().Server(sitelink.Protocols()...), link.Options{Limits: link.UplinkLimits}); err != nil {
+	tc, o := c.endpoint().Server(sitelink.Protocols()...), link.Options{Limits: link.UplinkLimits}
+	ln, err := c.uplink.Listen(tc, o)
+	if err != nil {
 		return err
 	}
+	c.lns = append(c.lns, ln)
+	streams, err := c.Net.Listen(c.Uplink)
+	if err != nil {
+		return fmt.Errorf("uplink address: %w", err)
+	}
+	c.lns = append(c.lns, link.ListenConns(streams, tc, o))
 	if c.apiLn, err = c.Net.Listen(c.API); err != nil {
 		return fmt.Errorf("API address: %w", err)
 	}
@@ -305,6 +313,9 @@ func (c *Core) openPorts() error {
 
 func (c *Core) closePorts() error {
 	var errs []error
+	for _, ln := range c.lns {
+		errs = append(errs, ln.Close())
+	}
 	if c.uplink != nil {
 		errs = append(errs, c.uplink.Close())
 	}
@@ -333,7 +344,7 @@ func (c *Core) Pool() *x509.CertPool {
 func (c *Core) Run(ctx context.Context) error {
 	c.Log.Info("core node runs", "fleet", c.Fleet, "node", c.Name, "api", c.API, "uplink", c.Uplink, "cluster", c.Cluster)
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return c.sites.Serve(gctx, c.ln) })
+	g.Go(func() error { return c.sites.Serve(gctx, c.lns...) })
 	g.Go(func() error { return c.serveAPI(gctx) })
 	g.Go(func() error {
 		return leader.Run(gctx, leader.Config{Lead: c.store.raft.Leadership, Registry: c.store, Tracker: c.tracker, Log: c.Log})

@@ -115,7 +115,7 @@ func (c *Config) enroll(ctx context.Context, servers []string, token *seal.Token
 	}
 	tr := link.NewTransport(pc, nil)
 	defer func() { err = errors.Join(err, tr.Close()) }()
-	id, _, err := credential.EnrollAny(ctx, tr, servers, credential.Enrollment{
+	id, _, err := credential.EnrollAny(ctx, link.NewDialer(tr, c.Net.Dial), servers, credential.Enrollment{
 		Dir: filepath.Join(c.DataDir, enrollDir), Token: token, Kind: seal.KindCore, Server: ident.RoleCore, Name: c.Name,
 		Node: &credential.Node{API: c.API, Uplink: c.Uplink, Cluster: c.Cluster, Holder: holder.Public()}, Wall: c.Wall, Log: c.Log,
 	})

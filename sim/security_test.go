@@ -70,7 +70,7 @@ func TestOnlyThePairsOfTheDesignConnect(t *testing.T) {
 		}
 		// The enrollment protocol asks nobody for a certificate; what it admits is decided by the token.
 		everybody := []string{"device", "gateway", "core", "api", "nobody", "stranger"}
-		quicPorts := []struct {
+		ports := []struct {
 			addr, alpn string
 			admits     []string
 		}{
@@ -84,11 +84,13 @@ func TestOnlyThePairsOfTheDesignConnect(t *testing.T) {
 		}
 		tr := p.transport(p.host())
 		defer tr.Close()
-		for _, port := range quicPorts {
+		for _, port := range ports {
 			for name, cert := range who {
-				got := admittedQUIC(p.ctx, tr, port.addr, peerTLS(cert, port.alpn))
-				if want := slices.Contains(port.admits, name); got != want {
-					t.Errorf("%s at %s as %s: admitted %v, want %v", name, port.addr, port.alpn, got, want)
+				for _, carrier := range link.Carriers() {
+					got := admitted(p.ctx, p.opener(tr, carrier), port.addr, peerTLS(cert, port.alpn))
+					if want := slices.Contains(port.admits, name); got != want {
+						t.Errorf("%s at %s as %s over %v: admitted %v, want %v", name, port.addr, port.alpn, carrier, got, want)
+					}
 				}
 			}
 		}
@@ -130,9 +132,27 @@ func strangerCert() (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{leaf, ca.Cert.Raw, root.Cert.Raw}, PrivateKey: key}, err
 }
 
-// admittedQUIC tells whether the server answers a first frame with a message of the protocol instead of ending the handshake.
-func admittedQUIC(ctx context.Context, tr *link.Transport, addr string, tc *tls.Config) bool {
-	s, err := tr.Dial(ctx, udp(addr), tc, link.Options{})
+// An opener opens a session over one of the carriers.
+type opener func(ctx context.Context, addr string, tc *tls.Config) (*link.Session, error)
+
+func (p *plant) opener(tr *link.Transport, c link.Carrier) opener {
+	if c == link.QUIC {
+		return func(ctx context.Context, addr string, tc *tls.Config) (*link.Session, error) {
+			return tr.Dial(ctx, udp(addr), tc, link.Options{})
+		}
+	}
+	return func(ctx context.Context, addr string, tc *tls.Config) (*link.Session, error) {
+		c, err := p.Net.Dial(ctx, addr)
+		if err != nil {
+			return nil, err
+		}
+		return link.DialConn(ctx, c, tc, link.Options{})
+	}
+}
+
+// admitted tells whether the server answers a first frame with a message of the protocol instead of ending the handshake.
+func admitted(ctx context.Context, open opener, addr string, tc *tls.Config) bool {
+	s, err := open(ctx, addr, tc)
 	if err != nil {
 		return false
 	}

@@ -62,12 +62,14 @@ type Process struct {
 	done    chan struct{}
 	err     error // set before done is closed
 	sockets []*netsim.PacketConn
-	host    netip.Addr  // of a core node: what a kill takes off the network
-	net     *netsim.Net // with host
+	host    netip.Addr // what a kill takes off the network
+	net     *netsim.Net
+	core    bool // its host stays off the network until the next start
 }
 
-func start(ctx context.Context, sockets []*netsim.PacketConn, run func(context.Context) error) *Process {
-	p := &Process{sockets: sockets}
+// start runs a process of a host, with the sockets that it has opened.
+func (w *World) start(ctx context.Context, host netip.Addr, sockets []*netsim.PacketConn, run func(context.Context) error) *Process {
+	p := &Process{sockets: sockets, host: host, net: w.Net}
 	p.begin(ctx, run)
 	return p
 }
@@ -96,21 +98,28 @@ func (p *Process) Stop() error {
 
 // Kill ends the process without a word to anybody: its sockets are off the network before it notices.
 func (p *Process) Kill() {
-	if p.net != nil {
-		p.net.Unplug(p.host)
-	} else {
+	p.net.Unplug(p.host)
+	if !p.core {
 		for _, s := range p.sockets {
 			s.Unplug()
 		}
 	}
 	p.cancel()
 	<-p.done
+	if !p.core {
+		p.net.Plug(p.host)
+	}
 }
 
 // host gives the next machine its address.
 func (w *World) host() netip.Addr {
 	w.hosts++
 	return netip.AddrFrom4([4]byte{10, 1, byte(w.hosts >> 8), byte(w.hosts)}) //nolint:gosec // G115: the low byte is meant
+}
+
+// dialFrom opens streams from a host.
+func (w *World) dialFrom(host netip.Addr) func(context.Context, string) (net.Conn, error) {
+	return func(ctx context.Context, addr string) (net.Conn, error) { return w.Net.DialFrom(ctx, host, addr) }
 }
 
 func (w *World) socket(addr string, sockets *[]*netsim.PacketConn) (*netsim.PacketConn, error) {
@@ -187,7 +196,7 @@ func (c *CoreNode) config(sockets *[]*netsim.PacketConn) core.Config {
 				return c.w.socket(addr, sockets)
 			},
 			Listen: c.w.Net.Listen,
-			Dial:   func(ctx context.Context, addr string) (net.Conn, error) { return c.w.Net.DialFrom(ctx, c.Host, addr) },
+			Dial:   c.w.dialFrom(c.Host),
 		},
 	}
 }
@@ -219,7 +228,7 @@ func (c *CoreNode) Start(ctx context.Context) *Process {
 	c.node.Store(nil)
 	c.ready = make(chan struct{})
 	ready := sync.OnceFunc(func() { close(c.ready) })
-	p := &Process{host: c.Host, net: c.w.Net}
+	p := &Process{host: c.Host, net: c.w.Net, core: true}
 	c.proc = p
 	p.begin(ctx, func(ctx context.Context) error {
 		defer ready()
@@ -322,6 +331,7 @@ func (g *Gateway) config(sockets *[]*netsim.PacketConn) sitegw.Config {
 			}
 			return g.w.socket(listen, sockets)
 		},
+		StreamListen: g.w.Net.Listen, StreamDial: g.w.dialFrom(g.Addr.Addr()),
 	}
 }
 
@@ -332,7 +342,7 @@ func (g *Gateway) Start(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, sockets, gw.Run), nil
+	return g.w.start(ctx, g.Addr.Addr(), sockets, gw.Run), nil
 }
 
 // An Agent is a device's place in the world.
@@ -377,6 +387,7 @@ func (a *Agent) config(sockets *[]*netsim.PacketConn) agent.Config {
 		Packet: func() (net.PacketConn, error) {
 			return a.w.socket(netip.AddrPortFrom(a.Host, 0).String(), sockets)
 		},
+		Stream: a.w.dialFrom(a.Host),
 	}
 }
 
@@ -395,7 +406,7 @@ func (a *Agent) Start(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(ctx, sockets, x.Run), nil
+	return a.w.start(ctx, a.Host, sockets, x.Run), nil
 }
 
 // Token makes an enrollment token.

@@ -41,8 +41,8 @@ var ErrConfig = errors.New("bad configuration")
 // addresses.
 type Settings struct {
 	Name   string `yaml:"name"`
-	Listen string `yaml:"listen"` // host:port (UDP) at which agents reach this gateway
-	// Cores are addresses (host:port, UDP) of core nodes, at most wire.MaxCores. They are tried beside those that the core told.
+	Listen string `yaml:"listen"` // host:port (UDP and TCP) at which agents reach this gateway
+	// Cores are addresses (host:port, UDP and TCP) of core nodes, at most wire.MaxCores. They are tried beside those that the core told.
 	Cores []string `yaml:"cores"`
 	// Ops is the host:port (TCP) that answers /metrics, /healthz and /readyz to anybody; "": none. It belongs on a loopback
 	// address or on a management network.
@@ -85,6 +85,9 @@ type Config struct {
 	// Busy tells the share of its processors, 0 to 1, that the process was busy since it was asked last; 0: not known. It is asked
 	// once a second. nil: measured, a minute at a time.
 	Busy func() float64
+	// StreamListen and StreamDial are for those who do not get through by UDP. nil: the machine's TCP.
+	StreamListen func(listen string) (net.Listener, error)
+	StreamDial   link.StreamDial
 }
 
 func (c Config) withDefaults() Config {
@@ -99,6 +102,12 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Busy == nil {
 		c.Busy = newBusyMeter().busy
+	}
+	if c.StreamListen == nil {
+		c.StreamListen = func(listen string) (net.Listener, error) { return net.Listen("tcp", listen) }
+	}
+	if c.StreamDial == nil {
+		c.StreamDial = link.DialTCP
 	}
 	return c
 }
@@ -159,7 +168,7 @@ func Enroll(ctx context.Context, c Config, token *seal.Token) (id ident.ID, err 
 	}
 	tr := link.NewTransport(pc, nil)
 	defer tr.Close() //nolint:errcheck // what was to be sent is sent
-	cred, out, err := credential.EnrollAny(ctx, tr, c.Cores, credential.Enrollment{
+	cred, out, err := credential.EnrollAny(ctx, link.NewDialer(tr, c.StreamDial), c.Cores, credential.Enrollment{
 		Dir: c.DataDir, Token: token, Kind: seal.KindGateway, Server: ident.RoleCore, Name: c.Name, Listen: c.Listen, Wall: c.Wall, Log: c.Log,
 	})
 	if err != nil {
@@ -191,8 +200,8 @@ type Gateway struct {
 	mirror  *mirror.Mirror
 	up      *link.Transport
 	down    *link.Transport
-	ln      *link.Listener
-	ops     net.Listener // nil: nobody watches
+	lns     []*link.Listener // of the agents: QUIC, TCP
+	ops     net.Listener     // nil: nobody watches
 }
 
 // New opens a gateway's data directory and its ports.
@@ -217,17 +226,7 @@ func New(c Config) (_ *Gateway, err error) {
 	if err != nil {
 		return nil, err
 	}
-	up, err := c.Packet("")
-	if err != nil {
-		return nil, err
-	}
-	g.up = link.NewTransport(up, nil)
-	down, err := c.Packet(c.Listen)
-	if err != nil {
-		return nil, fmt.Errorf("listen address: %w", err)
-	}
-	g.down = link.NewTransport(down, keys)
-	if g.ln, err = g.down.Listen(g.cred.Endpoint(c.Wall).Server(agentlink.Protocols()...), link.Options{}); err != nil {
+	if err := g.openPorts(keys); err != nil {
 		return nil, err
 	}
 	if c.Ops != "" {
@@ -245,6 +244,32 @@ func New(c Config) (_ *Gateway, err error) {
 	return g, nil
 }
 
+// openPorts opens the sockets of both links.
+func (g *Gateway) openPorts(keys *link.Keys) error {
+	up, err := g.Packet("")
+	if err != nil {
+		return err
+	}
+	g.up = link.NewTransport(up, nil)
+	down, err := g.Packet(g.Listen)
+	if err != nil {
+		return fmt.Errorf("listen address: %w", err)
+	}
+	g.down = link.NewTransport(down, keys)
+	tc := g.cred.Endpoint(g.Wall).Server(agentlink.Protocols()...)
+	ln, err := g.down.Listen(tc, link.Options{})
+	if err != nil {
+		return err
+	}
+	g.lns = append(g.lns, ln)
+	streams, err := g.StreamListen(g.Listen)
+	if err != nil {
+		return fmt.Errorf("listen address: %w", err)
+	}
+	g.lns = append(g.lns, link.ListenConns(streams, tc, link.Options{}))
+	return nil
+}
+
 // assemble joins the parts. The uplink tells the sessions what changed, and the sessions ask the uplink.
 func (g *Gateway) assemble() {
 	g.mirror = mirror.Open(mirror.Config{
@@ -256,7 +281,7 @@ func (g *Gateway) assemble() {
 		Dir: g.DataDir, Fleet: g.cred.ID.Fleet, Authority: g.cred.Authority, Wall: g.Wall, Log: g.Log,
 	})
 	g.uplink = corelink.New(corelink.Config{
-		Cores: cores.Open(filepath.Join(g.DataDir, coresFile), g.Cores, g.Log), Witness: g.witness, Transport: g.up, Credential: g.cred, Roster: g.roster, Custody: g.custody, Mirror: g.mirror, Listen: g.Listen,
+		Cores: cores.Open(filepath.Join(g.DataDir, coresFile), g.Cores, g.Log), Witness: g.witness, Transport: g.up, Streams: g.StreamDial, Credential: g.cred, Roster: g.roster, Custody: g.custody, Mirror: g.mirror, Listen: g.Listen,
 		Version: g.Version, Wall: g.Wall, Log: g.Log,
 		Changed:  func(d []ident.DeviceID, site bool) { g.agents.Changed(d, site) },
 		Receipts: func(all []wire.DeviceReceipt) { g.agents.Receipts(all) },
@@ -275,7 +300,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.Log.Info("gateway runs", "identity", g.cred.ID.String(), "listen", g.Listen)
 	eg, ctx := errgroup.WithContext(ctx)
 	eg.Go(func() error { return g.spool.Run(ctx) })
-	eg.Go(func() error { return g.agents.Serve(ctx, g.ln) })
+	eg.Go(func() error { return g.agents.Serve(ctx, g.lns...) })
 	eg.Go(func() error { return g.uplink.Run(ctx) })
 	eg.Go(func() error { g.roster.Watch(ctx); return nil })
 	eg.Go(func() error { g.keepPace(ctx, g.pace); return nil })
@@ -314,6 +339,9 @@ func (g *Gateway) close() error {
 		if err := g.ops.Close(); !errors.Is(err, net.ErrClosed) { // its server closes it
 			errs = append(errs, err)
 		}
+	}
+	for _, ln := range g.lns {
+		errs = append(errs, ln.Close())
 	}
 	for _, t := range []*link.Transport{g.down, g.up} {
 		if t != nil {

@@ -150,6 +150,7 @@ func inPlant(t *testing.T, f func(t *testing.T, c *core, cfg Config)) {
 				host++
 				return n.Socket(host), nil
 			},
+			StreamListen: n.Listen, StreamDial: n.Dial,
 		})
 	})
 }
@@ -228,7 +229,7 @@ func TestWatched(t *testing.T) {
 		s := <-c.up
 		settle()
 		wantMetrics(t, watched,
-			"holdfast_gateway_uplink_connected 1", `holdfast_gateway_uplink_node_info{address="`+cfg.Cores[0]+`",node="core-1"} 1`,
+			"holdfast_gateway_uplink_connected 1", `holdfast_gateway_uplink_node_info{address="`+cfg.Cores[0]+`",carrier="quic",node="core-1"} 1`,
 			"holdfast_gateway_uplink_reconnects_total 0", "holdfast_gateway_report_period_seconds 7",
 			"holdfast_gateway_sessions 0", "holdfast_gateway_devices_online 0", "holdfast_gateway_heartbeats_total 0",
 			"holdfast_gateway_statements_passed_total 0", `holdfast_gateway_statements_refused_total{code="unavailable"} 0`,
@@ -284,7 +285,7 @@ func TestMetricsLint(t *testing.T) {
 				t.Errorf("%s: %s", p.Metric, p.Text)
 			}
 		}
-		if n := strings.Count(body, "# HELP holdfast_gateway_"); n != 18 {
+		if n := strings.Count(body, "# HELP holdfast_gateway_"); n != 19 {
 			t.Errorf("%d metrics with help", n)
 		}
 	})
@@ -354,6 +355,7 @@ func TestOpsPort(t *testing.T) {
 	cfg := Config{
 		Settings: Settings{Name: "gw-a", Listen: "127.0.0.1:1", Cores: []string{c.tr.Addr().String()}, Ops: "127.0.0.1:0"},
 		DataDir:  t.TempDir(), Version: "v1", Log: slog.New(slog.DiscardHandler), Packet: socket,
+		StreamListen: func(string) (net.Listener, error) { return net.Listen("tcp", "127.0.0.1:0") },
 	}
 	c.enroll(cfg)
 	g, stop := run(t, cfg)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/internal/ops"
 	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/link"
 )
 
 // watched is what the operations port answers with.
@@ -23,6 +24,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 // The gateway's metrics. Names and labels are for dashboards and alerts: by adding.
 var (
 	descSessions     = desc("sessions", "Sessions of agents that are attached.")
+	descAttached     = desc("sessions_total", "Sessions of agents that were admitted, by what they ran over: quic, or tcp where UDP does not get through.", "carrier")
 	descOnline       = desc("devices_online", "Devices that count as online at this gateway, also those whose session is lost and that are not silent for long enough.")
 	descHeartbeats   = desc("heartbeats_total", "Heartbeats of agents that were heard.")
 	descPassed       = desc("statements_passed_total", "Statements of devices that the core committed, and whose receipts were passed on.")
@@ -32,7 +34,7 @@ var (
 	descNotAdmitted  = desc("agents_refused_total", "Sessions of agents that were refused, by code.", "code")
 	descTurnedAway   = desc("connections_refused_total", "Connections of agents that were refused before their handshake, by reason: rate, unfinished (too many handshakes under way), failures (of the source address), connections (too many held).", "reason")
 	descUplink       = desc("uplink_connected", "Whether a core node has admitted this gateway: 1 or 0.")
-	descUplinkNode   = desc("uplink_node_info", "The core node that the uplink is with: always 1, its labels say which. Absent without an uplink.", "node", "address")
+	descUplinkNode   = desc("uplink_node_info", "The core node that the uplink is with, and what it runs over: always 1, its labels say which. Absent without an uplink.", "node", "address", "carrier")
 	descReconnects   = desc("uplink_reconnects_total", "Uplink sessions after the first one.")
 	descPeriod       = desc("report_period_seconds", "Time between two digests of presence, as the core told it. Absent without an uplink.")
 	descLeast        = desc("least_interval_seconds", "Least heartbeat interval that devices are told, so that their heartbeats keep to the target: of this gateway, or of the core for the whole fleet. 0: nobody is held back.", "by")
@@ -48,7 +50,7 @@ type collector struct{ g *Gateway }
 // Describe implements prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descSessions, descOnline, descHeartbeats, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descTurnedAway, descUplink,
+		descSessions, descAttached, descOnline, descHeartbeats, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descTurnedAway, descUplink,
 		descUplinkNode, descReconnects, descPeriod, descLeast, descWitness, descWitnessAlarm, descMirror, descMirrorWrong,
 	} {
 		ch <- d
@@ -72,6 +74,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	n := c.g.agents.Counters()
 	gauge(descSessions, float64(c.g.agents.Sessions()))
+	for _, carrier := range link.Carriers() {
+		counter(descAttached, n.Attached.Count(carrier), carrier.String())
+	}
 	gauge(descOnline, float64(c.g.roster.Online()))
 	counter(descHeartbeats, n.Heartbeats.Load())
 	counter(descPassed, n.Statements.Count(wire.CodeNone))
@@ -79,7 +84,13 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descEnrolled, n.Enrollments.Load())
 	n.EnrollmentsRefused.Each(refused(descNotEnrolled))
 	n.AgentsRefused.Each(refused(descNotAdmitted))
-	c.g.ln.Refused(func(reason string, n uint64) { counter(descTurnedAway, n, reason) })
+	turned := make(map[string]uint64)
+	for _, ln := range c.g.lns {
+		ln.Refused(func(reason string, n uint64) { turned[reason] += n })
+	}
+	for reason, n := range turned {
+		counter(descTurnedAway, n, reason)
+	}
 	counter(descWitnessAlarm, c.g.witness.Alarms())
 	p := c.g.roster.Pace()
 	gauge(descLeast, p.Own.Seconds(), "gateway")
@@ -97,6 +108,6 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		return
 	}
 	gauge(descUplink, 1)
-	gauge(descUplinkNode, 1, s.Node, strings.ToValidUTF8(s.Address, "?")) // an operator may have given any bytes
+	gauge(descUplinkNode, 1, s.Node, strings.ToValidUTF8(s.Address, "?"), s.Carrier.String()) // an operator may have given any bytes
 	gauge(descPeriod, s.Period.Seconds())
 }

@@ -185,7 +185,7 @@ func (w *world) credential(tr *wirelink.Transport, gateway string) *credential.C
 		}
 		s.Finish(time.Second)
 	})
-	c, _, err := credential.EnrollAny(ctx, tr, []string{gateway}, credential.Enrollment{
+	c, _, err := credential.EnrollAny(ctx, wirelink.NewDialer(tr, nil), []string{gateway}, credential.Enrollment{
 		Dir: w.t.TempDir(), Token: seal.NewToken(ident.KeyIDOf(w.root.Cert)), Kind: seal.KindDevice, Server: ident.RoleGateway,
 		Wall: time.Now, Log: slog.New(slog.DiscardHandler),
 	})

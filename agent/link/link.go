@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/agent/devstate"
@@ -40,9 +41,10 @@ const (
 	DefaultInterval = 30 * time.Second
 )
 
-// Config of a Link. All fields are required.
+// Config of a Link. All fields are required but Streams.
 type Config struct {
 	Transport  *wirelink.Transport
+	Streams    wirelink.StreamDial // over which to go where QUIC does not get through; nil: QUIC alone
 	Credential *credential.Credential
 	State      *devstate.State
 	Lists      *devstate.Lists
@@ -56,9 +58,10 @@ type Config struct {
 // Link is the connection to whichever gateway admits the agent.
 type Link struct {
 	Config
-	run      uint64 // random id of this run
-	sessions uint64 // of this run
-	sent     uint64 // heartbeats of this run
+	dialer   *wirelink.Dialer
+	run      uint64        // random id of this run
+	sessions atomic.Uint64 // of this run
+	sent     uint64        // heartbeats of this run
 	answered uint64
 	renewed  time.Time     // when this run got a certificate; zero: not yet
 	wake     chan struct{} // capacity 1: there is a new statement
@@ -69,7 +72,9 @@ type Link struct {
 
 // New makes a link; Run connects it.
 func New(c Config) *Link {
-	return &Link{Config: c, run: rand.Uint64(), wake: make(chan struct{}, 1)} //nolint:gosec // an id, no secret
+	return &Link{
+		Config: c, dialer: wirelink.NewDialer(c.Transport, c.Streams), run: rand.Uint64(), wake: make(chan struct{}, 1), //nolint:gosec // an id, no secret
+	}
 }
 
 // Wake says that the outbox has something new.
@@ -129,41 +134,42 @@ func waitAfter(err error, b *backoff.Backoff) time.Duration {
 	return wait
 }
 
-// once holds one session with a gateway. admitted tells whether it was welcomed. It always returns an error.
+// once holds one session with a gateway, and those to which it moves. admitted tells whether there was one. It always returns
+// an error.
 func (l *Link) once(ctx context.Context, gw string) (admitted bool, err error) {
-	s, err := l.open(ctx, gw)
+	s, err := wirelink.Open(ctx, l.dialer, l.target(gw), l.greet)
 	if err != nil {
 		return false, err
 	}
-	defer s.link.Close()
-	stop := context.AfterFunc(ctx, s.link.Close)
-	defer stop()
-	l.Log.Info("attached", "gateway", s.gateway.String(), "interval", s.interval.String(), "session", l.sessions)
-	return true, s.run(ctx)
+	for s != nil {
+		if err := l.admitted(s); err != nil {
+			s.link.Close()
+			return true, err
+		}
+		l.Log.Info("attached", "gateway", s.gateway.String(), "carrier", s.link.Carrier().String(), "interval", s.interval.String(), "session", s.number)
+		s, err = l.hold(ctx, gw, s)
+	}
+	return true, err
 }
 
-// open dials, attaches and waits for the welcome.
-func (l *Link) open(ctx context.Context, gw string) (*session, error) {
-	addr, err := wirelink.Resolve(ctx, gw)
-	if err != nil {
-		return nil, err
+// target is a gateway as one to dial.
+func (l *Link) target(gw string) wirelink.Target {
+	_, keepAlive := l.State.Interval()
+	return wirelink.Target{
+		Addr: gw, TLS: l.Credential.Endpoint(l.Wall).Client(wire.ALPNAgent, ident.RoleGateway, l.accept),
+		Options: wirelink.Options{KeepAlive: min(max(keepAlive, wirelink.DefaultKeepAlive), time.Minute)},
 	}
+}
+
+// greet attaches on a session that was just opened, and waits for the welcome. It changes nothing of the link's that a session
+// which runs beside it could use.
+func (l *Link) greet(ls *wirelink.Session) (*session, error) {
 	interval, keepAlive := l.State.Interval()
-	tc := l.Credential.Endpoint(l.Wall).Client(wire.ALPNAgent, ident.RoleGateway, l.accept)
-	ls, err := l.Transport.Dial(ctx, addr, tc, wirelink.Options{KeepAlive: min(max(keepAlive, wirelink.DefaultKeepAlive), time.Minute)})
-	if err != nil {
-		return nil, err
-	}
 	s := &session{Link: l, link: ls, interval: clamp(interval), keepAlive: keepAlive, up: newUpload()}
 	if err := s.attach(); err != nil {
-		s.link.Close()
 		return nil, err
 	}
-	if err := l.welcomed(s); err != nil {
-		s.link.Close()
-		return nil, err
-	}
-	return s, nil
+	return s, l.welcomed(s)
 }
 
 // accept takes a gateway whose certificate has expired, by this device's clock, only if its key is on the newest list of its
@@ -192,9 +198,9 @@ func (s *session) attach() error {
 	if err := s.State.RaiseFloor(peer.Leaf.NotBefore); err != nil {
 		return err
 	}
-	s.sessions++
+	s.number = s.sessions.Add(1)
 	a := s.State.Attach()
-	a.Gateway, a.Start, a.Run, a.Session = peer.ID.String(), s.Start, s.Link.run, s.sessions
+	a.Gateway, a.Start, a.Run, a.Session = peer.ID.String(), s.Start, s.Link.run, s.number
 	a.IntervalMS, a.TimeMS, a.Doubts = wire.Millis(s.interval), s.Wall().UnixMilli(), s.doubts
 	sealed, err := seal.SealAttach(&a, s.Credential.KeyID, s.Credential.Key)
 	if err != nil {
@@ -219,13 +225,8 @@ func (l *Link) welcomed(s *session) error {
 		if w.Identity != l.Credential.ID.String() {
 			return fmt.Errorf("the gateway welcomes %.100q: %w", w.Identity, wire.ErrMalformed)
 		}
-		s.keepAlive = time.Duration(w.KeepAliveMS) * time.Millisecond
-		s.told(w.IntervalMS)
-		s.begin(&w)
-		if l.doubts != s.gateway.String() {
-			l.doubts = "" // it was said
-		}
-		return l.Credential.Confirm() // an admission proves that the certificate in use works
+		s.keepAlive, s.welcome = time.Duration(w.KeepAliveMS)*time.Millisecond, &w
+		return nil
 	case wire.TypeError:
 		e := new(wire.Error)
 		if err := wire.Unmarshal(body, e); err != nil {
@@ -235,4 +236,14 @@ func (l *Link) welcomed(s *session) error {
 	default:
 		return fmt.Errorf("want a welcome, got %v: %w", t, wire.ErrMalformed)
 	}
+}
+
+// admitted keeps what the welcome told, and what an admission proves: that the certificate in use works.
+func (l *Link) admitted(s *session) error {
+	s.told(s.welcome.IntervalMS)
+	s.begin(s.welcome)
+	if l.doubts != s.gateway.String() {
+		l.doubts = "" // it was said
+	}
+	return l.Credential.Confirm()
 }

@@ -26,6 +26,8 @@ const (
 type session struct {
 	*Link
 	link      *wirelink.Session
+	number    uint64 // of its newest attach
+	welcome   *wire.Welcome
 	gateway   ident.ID
 	interval  time.Duration
 	keepAlive time.Duration

@@ -41,7 +41,7 @@ type flags struct {
 
 func (f *flags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.dir, "state-dir", "", "state directory of this device's agent")
-	fs.StringSliceVar(&f.s.Gateways, "gateway", nil, "host:port (UDP) of a gateway (repeatable)")
+	fs.StringSliceVar(&f.s.Gateways, "gateway", nil, "host:port (UDP and TCP) of a gateway (repeatable)")
 	fs.StringToStringVar(&f.s.Tags, "tag", nil, "tag of this device, k=v (repeatable)")
 	fs.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 }

@@ -44,7 +44,7 @@ func (f *flags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.dir, "data-dir", "", "data directory of this node")
 	fs.StringVar(&f.s.API, "api", "", "host:port of the operators' HTTPS API")
 	fs.StringSliceVar(&f.s.APISAN, "api-san", nil, "further host name or address in the API's certificate (repeatable)")
-	fs.StringVar(&f.s.Uplink, "uplink", "", "host:port (UDP) where gateways reach this node")
+	fs.StringVar(&f.s.Uplink, "uplink", "", "host:port (UDP and TCP) where gateways reach this node")
 	fs.StringVar(&f.s.Cluster, "cluster", "", "host:port (TCP) where the other core nodes reach this node")
 	fs.DurationVar(&f.s.ReportPeriod, "report-period", 0, "how often gateways report heartbeats, 1s to 10m (default 10s)")
 	fs.Uint32Var(&f.s.TargetBeats, "target-beats", 0, "heartbeats a second of the whole fleet, beyond which devices are told longer intervals; the same on all nodes (default 5000)")
@@ -102,7 +102,7 @@ func joinCommand() daemon.Command {
 		Flags: func(fs *pflag.FlagSet) {
 			f.add(fs)
 			fs.StringVar(&f.s.Name, "name", "", "name of this node, which no node had that was not removed")
-			fs.StringSliceVar(&servers, "join", nil, "host:port (UDP) of the uplink of a core node that runs (repeatable)")
+			fs.StringSliceVar(&servers, "join", nil, "host:port (UDP and TCP) of the uplink of a core node that runs (repeatable)")
 			fs.StringVar(&token, "token-file", "", "file with a token of kind core; - for standard input")
 			fs.DurationVar(&timeout, "timeout", time.Minute, "how long to try while no core node can be reached")
 		},

@@ -42,8 +42,8 @@ type flags struct {
 
 func (f *flags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.dir, "data-dir", "", "data directory of this gateway")
-	fs.StringVar(&f.s.Listen, "listen", "", "host:port (UDP) where agents reach this gateway")
-	fs.StringSliceVar(&f.s.Cores, "core", nil, "host:port (UDP) of a core node's uplink (repeatable, or with commas); tried beside those that the core told")
+	fs.StringVar(&f.s.Listen, "listen", "", "host:port (UDP and TCP) where agents reach this gateway")
+	fs.StringSliceVar(&f.s.Cores, "core", nil, "host:port (UDP and TCP) of a core node's uplink (repeatable, or with commas); tried beside those that the core told")
 	fs.StringVar(&f.s.Ops, "ops", "", "host:port (TCP) for /metrics, /healthz and /readyz, which ask for no password: loopback or a management network; default none")
 	fs.Uint32Var(&f.s.TargetBeats, "target-beats", 0, "heartbeats a second, beyond which devices are told longer intervals (default 1000)")
 	fs.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/core/enroll"
 	"github.com/holdfast-edge/holdfast/core/events"
@@ -74,14 +76,21 @@ func Protocols() []ident.Protocol {
 	}
 }
 
-// Serve accepts sessions until ctx ends, then waits for those that are open to end.
-func (s *Server) Serve(ctx context.Context, ln *link.Listener) error {
+// Serve accepts sessions from all the listeners until ctx ends or one of them fails, then waits for those that are open to end.
+func (s *Server) Serve(ctx context.Context, lns ...*link.Listener) error {
+	g, ctx := errgroup.WithContext(ctx)
+	opening := make(chan struct{}, maxOpening)
+	g.Go(func() error { s.keepPace(ctx); return nil })
+	for _, ln := range lns {
+		g.Go(func() error { return s.accept(ctx, ln, opening) })
+	}
+	return g.Wait()
+}
+
+// accept serves what one listener accepts.
+func (s *Server) accept(ctx context.Context, ln *link.Listener, opening chan struct{}) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	wg.Go(func() { s.keepPace(ctx) })
-	opening := make(chan struct{}, maxOpening)
 	for {
 		p, err := ln.Accept(ctx)
 		if err != nil {

@@ -27,6 +27,7 @@ type Net struct {
 	weather Weather
 	cut     map[[2]netip.Addr]bool // from, to
 	off     map[netip.Addr]bool    // hosts that are unplugged
+	noUDP   map[netip.Addr]bool    // hosts with a firewall that lets no packets through, and streams alone
 	packets map[netip.AddrPort]*PacketConn
 	streams map[string]*listener
 	open    map[*half]struct{} // directions of open streams
@@ -37,7 +38,7 @@ type Net struct {
 // New makes a network whose randomness comes from seed.
 func New(seed uint64, w Weather) *Net {
 	return &Net{
-		rand: rand.New(rand.NewPCG(seed, 1)), weather: w, cut: make(map[[2]netip.Addr]bool), off: make(map[netip.Addr]bool), //nolint:gosec // a seed is the point
+		rand: rand.New(rand.NewPCG(seed, 1)), weather: w, cut: make(map[[2]netip.Addr]bool), off: make(map[netip.Addr]bool), noUDP: make(map[netip.Addr]bool), //nolint:gosec // a seed is the point
 		packets: make(map[netip.AddrPort]*PacketConn), streams: make(map[string]*listener), open: make(map[*half]struct{}), next: 40000,
 	}
 }
@@ -64,6 +65,13 @@ func (n *Net) Cut(from, to netip.Addr, cut bool) {
 	for h := range n.open {
 		h.flow()
 	}
+}
+
+// BlockUDP drops, or lets through again, all packets from and to a host. Streams are not concerned.
+func (n *Net) BlockUDP(host netip.Addr, blocked bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.noUDP[host] = blocked
 }
 
 // Unplug takes a host off the network, as a kill of all its processes does: nothing leaves it any more, its streams break, and
@@ -155,7 +163,7 @@ func (n *Net) send(by *PacketConn, to netip.AddrPort, p []byte) {
 		copies = 2
 	}
 	for range copies {
-		if n.off[from.Addr()] || n.off[to.Addr()] || n.cut[[2]netip.Addr{from.Addr(), to.Addr()}] || n.weather.Loss > 0 && n.rand.Float64() < n.weather.Loss {
+		if n.off[from.Addr()] || n.off[to.Addr()] || n.noUDP[from.Addr()] || n.noUDP[to.Addr()] || n.cut[[2]netip.Addr{from.Addr(), to.Addr()}] || n.weather.Loss > 0 && n.rand.Float64() < n.weather.Loss {
 			continue
 		}
 		delay := n.weather.Latency

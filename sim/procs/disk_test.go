@@ -26,7 +26,7 @@ import (
 func needRoot(t *testing.T, tools ...string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("SKIPPED, COUNT ME: mounting a file system takes root")
+		t.Skip("SKIPPED, COUNT ME: what this test does to the system takes root")
 	}
 	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {

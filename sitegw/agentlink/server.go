@@ -125,14 +125,19 @@ func (s *Server) Ping(ctx context.Context) error {
 	}
 }
 
-// Serve accepts sessions until ctx ends, then says goodbye to those that are open and waits for them.
-func (s *Server) Serve(ctx context.Context, ln *link.Listener) error {
+// Serve accepts sessions from all the listeners until ctx ends or one of them fails, then says goodbye to those that are open
+// and waits for them.
+func (s *Server) Serve(ctx context.Context, lns ...*link.Listener) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer s.goodbye()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	accepted := make(chan *link.Pending)
-	failed := make(chan error, 1)
-	wg.Go(func() { failed <- accept(ctx, ln, accepted) })
+	failed := make(chan error, len(lns))
+	for _, ln := range lns {
+		wg.Go(func() { failed <- accept(ctx, ln, accepted) })
+	}
 	opening := make(chan struct{}, maxOpening)
 	for {
 		select {
@@ -197,6 +202,7 @@ func (s *Server) open(ctx context.Context, p *link.Pending, opened func()) {
 		return
 	}
 	opened()
+	s.counters.Attached.Add(ls.Carrier())
 	defer s.forget(ses)
 	if !s.keep(ses) {
 		if ls.Send(wire.TypeGoAway, wire.GoAway{RetryAfterMS: wire.Millis(goAwayAfter)}) == nil {

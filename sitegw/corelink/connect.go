@@ -3,7 +3,6 @@ package corelink
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -113,12 +112,7 @@ func (l *Link) Run(ctx context.Context) error {
 			continue
 		}
 		start := time.Now()
-		l.Log.Info("uplink open", "core", s.core, "node", s.node)
-		l.Cores.Worked(s.core)
-		if err := l.Credential.Confirm(); err != nil {
-			l.Log.Error("the renewed certificate works but cannot be stored", "err", err)
-		}
-		err := l.serve(ctx, s)
+		err := l.hold(ctx, s)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // an end that was asked for is no error
 		}
@@ -145,7 +139,7 @@ func (l *Link) race(ctx context.Context, order []string, r *round) *session {
 		err  error
 	}
 	results := make(chan result)
-	o := link.Options{Limits: link.UplinkLimits, KeepAlive: l.keepAlive}
+	o := l.options()
 	t := time.NewTimer(0) // the first is due at once
 	defer t.Stop()
 	var won *session
@@ -190,30 +184,27 @@ func (l *Link) race(ctx context.Context, order []string, r *round) *session {
 func (l *Link) open(ctx context.Context, core string, o link.Options) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
-	addr, err := link.Resolve(ctx, core)
-	if err != nil {
-		return nil, err
-	}
+	return link.Open(ctx, l.dialer, l.target(core, o), func(ls *link.Session) (*session, error) { return l.greet(ls, core) })
+}
+
+// options are those of the next session.
+func (l *Link) options() link.Options {
+	return link.Options{Limits: link.UplinkLimits, KeepAlive: l.keepAlive}
+}
+
+// target is a core node as one to dial.
+func (l *Link) target(core string, o link.Options) link.Target {
 	// A core node's certificate is renewed by itself; an expired one would lock the whole plant out, and what speaks for the
 	// node is its key in the fleet's own CA.
 	admit := func(ident.Peer) error { return nil }
-	tc := l.Credential.Endpoint(l.Wall).Client(wire.ALPNUplink, ident.RoleCore, admit)
-	ls, err := l.Transport.Dial(ctx, addr, tc, o)
-	if err != nil {
-		return nil, err
-	}
+	return link.Target{Addr: core, TLS: l.Credential.Endpoint(l.Wall).Client(wire.ALPNUplink, ident.RoleCore, admit), Options: o}
+}
+
+// greet says hello on a session that was just opened, and waits for the welcome.
+func (l *Link) greet(ls *link.Session, core string) (*session, error) {
 	s := &session{Session: ls, core: core, pending: make(map[uint64]*request)}
 	if p, ok := ls.Peer(l.Wall()); ok {
 		s.node = p.ID.Name
 	}
-	stop := context.AfterFunc(ctx, s.Close)
-	err = l.hello(s)
-	if !stop() && err == nil { // the time was over when the welcome came
-		err = fmt.Errorf("wait for the welcome: %w", ctx.Err())
-	}
-	if err != nil {
-		s.Close()
-		return nil, err
-	}
-	return s, nil
+	return s, l.hello(s)
 }

@@ -15,8 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/holdfast-edge/holdfast/internal/backoff"
 	"github.com/holdfast-edge/holdfast/sitegw/cores"
 	"github.com/holdfast-edge/holdfast/sitegw/custody"
@@ -40,10 +38,11 @@ type Witness interface {
 	Take(sealed []byte, from string)
 }
 
-// Config of a Link. All fields are required but Changed and Witness.
+// Config of a Link. All fields are required but Streams, Changed and Witness.
 type Config struct {
 	Cores      *cores.List
 	Transport  *link.Transport
+	Streams    link.StreamDial // over which to go where QUIC does not get through; nil: QUIC alone
 	Credential *credential.Credential
 	Roster     *roster.Roster
 	Custody    *custody.Keeper
@@ -61,6 +60,7 @@ type Config struct {
 // Link is the uplink. Its methods may be called from any goroutine.
 type Link struct {
 	Config
+	dialer    *link.Dialer
 	keepAlive time.Duration // of the next session; owned by Run
 	run       uint64        // random id of this run
 
@@ -75,7 +75,7 @@ type Link struct {
 
 // New makes a link; Run connects it.
 func New(c Config) *Link {
-	l := &Link{Config: c, run: rand.Uint64()} //nolint:gosec // an id, no secret
+	l := &Link{Config: c, dialer: link.NewDialer(c.Transport, c.Streams), run: rand.Uint64()} //nolint:gosec // an id, no secret
 	l.period.Store(int64(usualPeriod))
 	return l
 }
@@ -101,6 +101,7 @@ type Status struct {
 	Connected bool
 	Node      string        // the core node's name, from its certificate; "": not connected
 	Address   string        // where it was reached; "": not connected
+	Carrier   link.Carrier  // what it runs over; QUIC when not connected
 	Period    time.Duration // between two digests, as the node told; 0: not connected
 	Sessions  uint64        // that core nodes admitted since the start
 }
@@ -113,7 +114,7 @@ func (l *Link) Status() Status {
 	if s == nil {
 		return Status{Sessions: l.sessions}
 	}
-	return Status{Connected: true, Node: s.node, Address: s.core, Period: s.period, Sessions: l.sessions}
+	return Status{Connected: true, Node: s.node, Address: s.core, Carrier: s.Carrier(), Period: s.period, Sessions: l.sessions}
 }
 
 // Connected tells whether there is a session with a core node.
@@ -121,21 +122,6 @@ func (l *Link) Connected() bool { return l.connected.Load() }
 
 // Period is the core's report period, as told last; before that the usual one.
 func (l *Link) Period() time.Duration { return time.Duration(l.period.Load()) }
-
-// serve holds a session that was admitted until it ends. It always returns an error.
-func (l *Link) serve(ctx context.Context, s *session) error {
-	defer s.Close()
-	g, gctx := errgroup.WithContext(ctx)
-	stop := context.AfterFunc(gctx, s.Close)
-	defer stop()
-	l.attach(s)
-	defer l.detach(s)
-	g.Go(func() error { return l.read(s) })
-	g.Go(func() error { return l.report(gctx, s) })
-	g.Go(func() error { return l.submit(gctx) })
-	g.Go(func() error { return l.renew(gctx) })
-	return g.Wait()
-}
 
 func (l *Link) hello(s *session) error {
 	known := l.Mirror.Known()
@@ -180,9 +166,11 @@ func (l *Link) attach(s *session) {
 
 // detach ends a session: whoever waits for an answer is told that there will be none.
 func (l *Link) detach(s *session) {
-	l.connected.Store(false)
 	l.mu.Lock()
-	l.session = nil
+	if l.session == s {
+		l.session = nil
+		l.connected.Store(false)
+	}
 	pending := s.pending
 	s.pending = nil
 	l.mu.Unlock()
@@ -223,6 +211,13 @@ func (l *Link) read(s *session) error {
 
 // site takes what the core told of the site and of itself.
 func (l *Link) site(s *session, m *wire.Site) {
+	l.mu.Lock()
+	if l.session != s { // it was left, and the newer one tells everything anew
+		l.mu.Unlock()
+		return
+	}
+	devices, site := l.Mirror.Apply(m)
+	l.mu.Unlock()
 	if len(m.Cores) > 0 {
 		l.Cores.Told(m.Cores)
 	}
@@ -232,7 +227,6 @@ func (l *Link) site(s *session, m *wire.Site) {
 	if m.LeastMS != 0 {
 		l.Roster.CorePace(time.Duration(m.LeastMS) * time.Millisecond)
 	}
-	devices, site := l.Mirror.Apply(m)
 	if l.Changed != nil && (len(devices) > 0 || site) {
 		l.Changed(devices, site)
 	}

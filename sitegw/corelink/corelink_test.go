@@ -68,6 +68,7 @@ type plant struct {
 	period  time.Duration // that the nodes tell
 	net     *linktest.Net
 	up      *link.Transport
+	stream  link.StreamDial // nil: QUIC alone
 	cred    *credential.Credential
 	file    string // of the list of core nodes
 	heads   *heads
@@ -139,7 +140,7 @@ func worldOf(t *testing.T, n int, f func(t *testing.T, p *plant)) {
 func (p *plant) start(byHand ...string) {
 	p.stop()
 	p.link = New(Config{
-		Cores: cores.Open(p.file, byHand, slog.New(slog.DiscardHandler)), Transport: p.up, Credential: p.cred, Roster: p.roster, Custody: p.custody, Mirror: p.mirror,
+		Cores: cores.Open(p.file, byHand, slog.New(slog.DiscardHandler)), Transport: p.up, Streams: p.stream, Credential: p.cred, Roster: p.roster, Custody: p.custody, Mirror: p.mirror,
 		Receipts: p.onReceipts, Refused: p.onRefused,
 		Listen: "gw-a:4433", Version: "test", Wall: time.Now, Log: slog.New(slog.DiscardHandler), Changed: p.onChanged, Witness: p.heads,
 	})
@@ -331,7 +332,7 @@ func (p *plant) credential(tr *link.Transport, addr net.Addr) *credential.Creden
 		}
 		s.Finish(time.Second)
 	})
-	c, _, err := credential.Enroll(ctx, tr, addr, credential.Enrollment{
+	c, _, err := credential.Enroll(ctx, link.NewDialer(tr, nil), addr.String(), credential.Enrollment{
 		Dir: p.t.TempDir(), Token: seal.NewToken(ident.KeyIDOf(p.root.Cert)), Kind: seal.KindGateway, Server: ident.RoleCore, Name: "gw-a",
 		Wall: time.Now, Log: slog.New(slog.DiscardHandler),
 	})

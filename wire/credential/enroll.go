@@ -50,14 +50,14 @@ const (
 // EnrollAny is Enroll at the first of several servers that answers, given as host:port. What time may heal, a server that
 // cannot be reached or that asks for patience, is tried again until ctx ends; a refusal that it cannot heal is returned at
 // once.
-func EnrollAny(ctx context.Context, tr *link.Transport, servers []string, e Enrollment) (*Credential, *wire.Enrolled, error) {
+func EnrollAny(ctx context.Context, d *link.Dialer, servers []string, e Enrollment) (*Credential, *wire.Enrolled, error) {
 	if len(servers) == 0 {
 		return nil, nil, fmt.Errorf("no server to enroll with: %w", ErrNone)
 	}
 	b := backoff.Backoff{Min: minBackoff, Max: maxBackoff}
 	for i := 0; ; i++ {
 		server := servers[i%len(servers)]
-		c, out, err := e.enrollAt(ctx, tr, server)
+		c, out, err := Enroll(ctx, d, server, e)
 		if err == nil || !passing(err) {
 			return c, out, err
 		}
@@ -82,18 +82,10 @@ func passing(err error) bool {
 		errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &op)
 }
 
-func (e *Enrollment) enrollAt(ctx context.Context, tr *link.Transport, server string) (*Credential, *wire.Enrolled, error) {
-	addr, err := link.Resolve(ctx, server)
-	if err != nil {
-		return nil, nil, err
-	}
-	return Enroll(ctx, tr, addr, *e)
-}
-
-// Enroll asks addr for an identity and stores it. The key is made, and stored, before anything is sent, so that a retry after
+// Enroll asks the server at addr, host:port, for an identity and stores it. The key is made, and stored, before anything is sent, so that a retry after
 // a lost reply presents the same key and gets the same identity. A directory that has an identity of the token's fleet keeps
 // it: nothing is asked, and there is no answer. ErrEnrolled says that it has one of another fleet or kind.
-func Enroll(ctx context.Context, tr *link.Transport, addr net.Addr, e Enrollment) (*Credential, *wire.Enrolled, error) {
+func Enroll(ctx context.Context, d *link.Dialer, addr string, e Enrollment) (*Credential, *wire.Enrolled, error) {
 	switch c, err := Load(e.Dir); {
 	case err == nil && c.Trust.Pin() == e.Token.Pin && string(c.ID.Role) == string(e.Kind):
 		return c, nil, nil
@@ -114,13 +106,15 @@ func Enroll(ctx context.Context, tr *link.Transport, addr net.Addr, e Enrollment
 	if err != nil {
 		return nil, nil, fmt.Errorf("encode the public key: %w", err)
 	}
-	out, trust, err := e.ask(ctx, tr, addr, csr, spki)
+	to := link.Target{Addr: addr, TLS: ident.FirstContact(e.Token.Pin, e.Server, e.Wall)}
+	a, err := link.Open(ctx, d, to, func(s *link.Session) (*answer, error) { return e.ask(s, csr, spki) })
 	if err != nil {
 		return nil, nil, err
 	}
 	c := &Credential{Key: key, slots: durable.OpenSlots(filepath.Join(e.Dir, identityFile))}
+	out := a.enrolled
 	n := stored{Identity: out.Identity, Chain: out.Chain, Root: out.Root, Authority: out.Authority}
-	if err := c.accept(n, trust, e.Kind); err != nil {
+	if err := c.accept(n, a.trust, e.Kind); err != nil {
 		return nil, nil, fmt.Errorf("the identity that was answered: %w", err)
 	}
 	return c, out, c.store(n)
@@ -142,22 +136,22 @@ func (c *Credential) accept(n stored, trust *ident.Trust, kind seal.Kind) error 
 	return nil
 }
 
-// ask holds the one exchange of an enrollment.
-func (e *Enrollment) ask(ctx context.Context, tr *link.Transport, addr net.Addr, csr, spki []byte) (*wire.Enrolled, *ident.Trust, error) {
-	s, err := tr.Dial(ctx, addr, ident.FirstContact(e.Token.Pin, e.Server, e.Wall), link.Options{})
-	if err != nil {
-		return nil, nil, err
-	}
+// An answer is an identity, and the trust in whoever gave it.
+type answer struct {
+	enrolled *wire.Enrolled
+	trust    *ident.Trust
+}
+
+// ask holds the one exchange of an enrollment, and closes the session.
+func (e *Enrollment) ask(s *link.Session, csr, spki []byte) (*answer, error) {
 	defer s.Close()
-	stop := context.AfterFunc(ctx, s.Close)
-	defer stop()
 	trust, err := ident.PinnedTrust(s.TLS().PeerCertificates, e.Token.Pin)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	proof, err := seal.SealEnroll(e.Token, trust.Fleet, e.Kind, spki)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	m := wire.Enroll{Capability: wire.Capability, CSR: csr, Proof: proof, Name: e.Name, Listen: e.Listen}
 	if e.Node != nil {
@@ -165,23 +159,23 @@ func (e *Enrollment) ask(ctx context.Context, tr *link.Transport, addr net.Addr,
 	}
 	err = s.Send(wire.TypeEnroll, m)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	t, body, err := s.RecvWithin(answerTime)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	switch t {
 	case wire.TypeEnrolled:
-		out := new(wire.Enrolled)
-		return out, trust, wire.Unmarshal(body, out)
+		a := &answer{new(wire.Enrolled), trust}
+		return a, wire.Unmarshal(body, a.enrolled)
 	case wire.TypeError:
 		refusal := new(wire.Error)
 		if err := wire.Unmarshal(body, refusal); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		return nil, nil, refusal
+		return nil, refusal
 	default:
-		return nil, nil, fmt.Errorf("answer is %v, want enrolled: %w", t, wire.ErrMalformed)
+		return nil, fmt.Errorf("answer is %v, want enrolled: %w", t, wire.ErrMalformed)
 	}
 }

@@ -127,7 +127,7 @@ func TestWrongServerHearsNothing(t *testing.T) {
 			"core for a gateway":    w.serve(12, w.fleet, ident.Core("plant", "c1")),
 			"device":                w.serve(13, w.fleet, ident.Device("plant", ident.NewDeviceID())),
 		} {
-			if _, _, err := credential.Enroll(t.Context(), w.box, addr, w.enrollment()); !errors.Is(err, ident.ErrUntrusted) {
+			if _, _, err := credential.Enroll(t.Context(), w.box, addr.String(), w.enrollment()); !errors.Is(err, ident.ErrUntrusted) {
 				t.Errorf("%s: got %v, want ErrUntrusted", name, err)
 			}
 		}

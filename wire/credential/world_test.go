@@ -30,8 +30,8 @@ type world struct {
 	fleet *identtest.Fleet
 	token *seal.Token
 	dir   string
-	box   *link.Transport
-	addr  net.Addr
+	box   *link.Dialer
+	addr  string
 
 	// Changed by a test before it enrolls.
 	answer func(*wire.Enrolled) // spoils the answer
@@ -54,8 +54,8 @@ func inWorld(t *testing.T, f func(t *testing.T, w *world)) {
 			answer: func(*wire.Enrolled) {},
 		}
 		w.token = seal.NewToken(w.fleet.Pin())
-		w.box = w.transport(2)
-		w.addr = w.serve(1, w.fleet, ident.Gateway("plant", "berlin", "a"))
+		w.box = link.NewDialer(w.transport(2), nil)
+		w.addr = w.serve(1, w.fleet, ident.Gateway("plant", "berlin", "a")).String()
 		f(t, w)
 	})
 }

@@ -38,7 +38,9 @@ func (a *acceptor) wait() {
 			a.over(err)
 			return
 		}
-		completed(c)
+		if h := handshakeOf(c); h != nil {
+			h.completed()
+		}
 		select {
 		case a.ready <- c:
 		case <-a.end:
@@ -58,7 +60,9 @@ func (a *acceptor) over(err error) {
 func (a *acceptor) next(ctx context.Context) (*quic.Conn, error) {
 	select {
 	case c := <-a.ready:
-		takenOn(c)
+		if h := handshakeOf(c); h != nil {
+			h.over() // somebody serves it, so there is room for another handshake
+		}
 		return c, nil
 	case <-a.end:
 		return nil, a.err

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/holdfast-edge/holdfast/internal/throttle"
+	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
 // What a listener takes on. The rate is for a crowd that comes back: ten thousand are through in half a minute where the
@@ -94,14 +95,24 @@ func (d *door) prove(net.Addr) bool {
 var errBusy = errors.New("no more connections now")
 
 // refuse counts a connection that is not taken on.
-func (d *door) refuse(reason int) (context.Context, error) {
+func (d *door) refuse(reason int) (*handshake, error) {
 	d.refused[reason].Add(1)
 	return nil, errBusy
 }
 
-// enter takes a connection on, or refuses it. ctx ends with the connection.
+// enter takes a QUIC connection on, or refuses it. ctx ends with the connection.
 func (d *door) enter(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
-	h := &handshake{door: d, source: source(from.RemoteAddr), proved: from.AddrVerified, begun: time.Now()}
+	h, err := d.admit(from.RemoteAddr, from.AddrVerified)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { h.left(context.Cause(ctx)) })
+	return context.WithValue(ctx, handshakeKey{}, h), nil
+}
+
+// admit begins a handshake, or says that there is no room for it. Whoever gets one tells it when the connection has left.
+func (d *door) admit(from net.Addr, proved bool) (*handshake, error) {
+	h := &handshake{door: d, source: sourceOf(from), proved: proved, begun: time.Now()}
 	switch {
 	case !d.failures.Allowed(h.source):
 		return d.refuse(byFailures)
@@ -113,15 +124,11 @@ func (d *door) enter(ctx context.Context, from *quic.ClientInfo) (context.Contex
 	}
 	select {
 	case d.held <- struct{}{}:
+		return h, nil
 	default:
 		h.over()
 		return d.refuse(byConnections)
 	}
-	context.AfterFunc(ctx, func() {
-		<-d.held
-		h.failed(context.Cause(ctx))
-	})
-	return context.WithValue(ctx, handshakeKey{}, h), nil
 }
 
 // start counts a handshake as unfinished, if there is room for it.
@@ -176,12 +183,14 @@ func (h *handshake) over() {
 	}
 }
 
+// handshakeOf is a QUIC connection's; nil: of one that this side dialled.
+func handshakeOf(c *quic.Conn) *handshake {
+	h, _ := c.Context().Value(handshakeKey{}).(*handshake)
+	return h
+}
+
 // completed notes that the client did its part.
-func completed(c *quic.Conn) {
-	h, ok := c.Context().Value(handshakeKey{}).(*handshake)
-	if !ok {
-		return
-	}
+func (h *handshake) completed() {
 	h.complete.Store(true)
 	if time.Since(h.begun) > slowHandshake {
 		h.door.resize(-2)
@@ -190,15 +199,9 @@ func completed(c *quic.Conn) {
 	}
 }
 
-// takenOn notes that somebody serves the connection, so that there is room for another handshake.
-func takenOn(c *quic.Conn) {
-	if h, ok := c.Context().Value(handshakeKey{}).(*handshake); ok {
-		h.over()
-	}
-}
-
-// failed notes the end of a connection, which says something about its client only when the handshake is not complete.
-func (h *handshake) failed(err error) {
+// left notes the end of a connection, which says something about its client only when the handshake is not complete.
+func (h *handshake) left(err error) {
+	<-h.door.held
 	h.over()
 	switch {
 	case h.complete.Load():
@@ -215,7 +218,7 @@ func isTimeout(err error) bool {
 		idle    *quic.IdleTimeoutError
 		timeout *quic.HandshakeTimeoutError
 	)
-	return errors.As(err, &idle) || errors.As(err, &timeout)
+	return errors.As(err, &idle) || errors.As(err, &timeout) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // The alerts by which this side ends the handshake of a client whose certificate it does not take (RFC 8446, section 6.2). A
@@ -227,6 +230,9 @@ const (
 )
 
 func isBadCertificate(err error) bool {
+	if errors.Is(err, ident.ErrUntrusted) { // over TCP, as this side found it
+		return true
+	}
 	te, ok := errors.AsType[*quic.TransportError](err)
 	if !ok || te.Remote || !te.ErrorCode.IsCryptoError() {
 		return false
@@ -235,8 +241,8 @@ func isBadCertificate(err error) bool {
 	return alert >= alertBadCertificate && alert <= alertAccessDenied || alert == alertCertificateRequired
 }
 
-// source is what is counted by: an IPv4 address, or the 64 bits of an IPv6 address that one network has.
-func source(a net.Addr) string {
+// sourceOf is what is counted by: an IPv4 address, or the 64 bits of an IPv6 address that one network has.
+func sourceOf(a net.Addr) string {
 	ap, err := netip.ParseAddrPort(a.String())
 	if err != nil {
 		return a.String()

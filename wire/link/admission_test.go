@@ -62,7 +62,7 @@ func (w *world) drain() {
 
 // Beyond the rate a dial is refused before its handshake, and a second later there is room again.
 func TestHandshakeRate(t *testing.T) {
-	inWorld(t, link.Options{Handshakes: 20, Unproved: 1000}, func(t *testing.T, w *world) {
+	inWorldOver(t, link.QUIC, link.Options{Handshakes: 20, Unproved: 1000}, func(t *testing.T, w *world) {
 		t.Helper()
 		w.drain()
 		// Not every refusal is sent: who hears nothing asks again a moment later, and may find room then.
@@ -94,7 +94,7 @@ func TestCrowdGetsIn(t *testing.T) {
 
 // Whoever shows a certificate that is not taken, again and again, shuts the door on its own address, and on no other.
 func TestFailedHandshakesCountByAddress(t *testing.T) {
-	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+	inWorldOver(t, link.QUIC, link.Options{}, func(t *testing.T, w *world) {
 		t.Helper()
 		w.drain()
 		stranger := identtest.New(t, "plant", time.Now()).Certificate(ident.Device("plant", ident.NewDeviceID()), time.Now())
@@ -128,7 +128,7 @@ func TestFailedHandshakesCountByAddress(t *testing.T) {
 // Clients that begin a handshake and go silent hold a bounded part of the door, and those who prove their address get in
 // meanwhile.
 func TestSilentClientsHoldNobodyUp(t *testing.T) {
-	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+	inWorldOver(t, link.QUIC, link.Options{}, func(t *testing.T, w *world) {
 		t.Helper()
 		w.drain()
 		const silent = 100

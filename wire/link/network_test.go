@@ -41,16 +41,15 @@ func (w *world) rawDial(alpn string) *quic.Conn {
 	return c
 }
 
-// Every client at the QUIC ports with every protocol: only the cells that the product means come out of Accept.
-func TestRoleMatrixOverQUIC(t *testing.T) {
+// Every client at the ports, over each carrier, with every protocol: only the cells that the product means come out of Accept.
+func TestRoleMatrix(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
 		t.Helper()
 		clients := w.fleet.Clients(time.Now())
 		for host, portName := range []string{"agent", "uplink"} {
 			port := w.fleet.Ports()[portName]
 			tr := w.transport(byte(100+host), nil)
-			ln, err := tr.Listen(w.fleet.Endpoint(w.fleet.Certificate(port.Server, time.Now())).Server(port.Protocols...), link.Options{})
-			w.ok(err)
+			ln := w.listen(tr, w.fleet.Endpoint(w.fleet.Certificate(port.Server, time.Now())).Server(port.Protocols...), link.Options{})
 			for name, c := range clients {
 				for _, alpn := range identtest.ALPNs() {
 					admitted := tryPort(w, ln, tr.Addr(), c, alpn)
@@ -65,7 +64,7 @@ func TestRoleMatrixOverQUIC(t *testing.T) {
 
 // tryPort dials and tells whether the listener hands the connection out within a second.
 func tryPort(w *world, ln *link.Listener, addr net.Addr, c identtest.Client, alpn string) bool {
-	s, err := w.client.Dial(w.t.Context(), addr, c.Raw(alpn), link.Options{})
+	s, err := w.dialTo(addr, c.Raw(alpn), link.Options{})
 	if err == nil {
 		defer s.Close()
 	}
@@ -80,13 +79,13 @@ func tryPort(w *world, ln *link.Listener, addr net.Addr, c identtest.Client, alp
 	return ok
 }
 
-func TestNoResumptionOverQUIC(t *testing.T) {
+func TestNoResumption(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
 		t.Helper()
 		tc := identtest.Client{Cert: w.device}.Raw(wire.ALPNAgent)
 		tc.ClientSessionCache = tls.NewLRUClientSessionCache(4)
 		for range 2 {
-			s, err := w.client.Dial(t.Context(), w.gateway, tc, link.Options{})
+			s, err := w.dialTo(w.gateway, tc, link.Options{})
 			w.ok(err)
 			w.ok(s.Send(wire.TypeAsk, wire.Ask{}))
 			p, err := w.ln.Accept(t.Context())
@@ -152,7 +151,7 @@ func TestRestartIsNoticedAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+	inWorldOver(t, link.QUIC, link.Options{}, func(t *testing.T, w *world) {
 		t.Helper()
 		w.start(keys, link.Options{})
 		device, _ := w.sessions(link.Options{})
@@ -198,7 +197,7 @@ func TestLoadKeys(t *testing.T) {
 
 // Under pressure a client proves its address first, which costs it a round trip and nothing else.
 func TestRetryUnderPressure(t *testing.T) {
-	inWorld(t, link.Options{Unproved: 0.5}, func(t *testing.T, w *world) {
+	inWorldOver(t, link.QUIC, link.Options{Unproved: 0.5}, func(t *testing.T, w *world) {
 		t.Helper()
 		var took []time.Duration
 		for range 3 {
@@ -248,7 +247,7 @@ func TestConnectionCap(t *testing.T) {
 
 // A hostile peer that sends and is not read gets rid of no more than the limits say.
 func TestUnreadDataIsBounded(t *testing.T) {
-	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+	inWorldOver(t, link.QUIC, link.Options{}, func(t *testing.T, w *world) {
 		t.Helper()
 		raw := w.rawDial(wire.ALPNAgent)
 		sent, streams := 0, 0
@@ -292,11 +291,10 @@ func TestLargeFramesAreForUplinks(t *testing.T) {
 		gateway.Close()
 		port, clients := w.fleet.Ports()["uplink"], w.fleet.Clients(time.Now())
 		tr := w.transport(100, nil)
-		ln, err := tr.Listen(w.fleet.Endpoint(w.fleet.Certificate(port.Server, time.Now())).Server(port.Protocols...), link.Options{Limits: link.UplinkLimits})
-		w.ok(err)
+		ln := w.listen(tr, w.fleet.Endpoint(w.fleet.Certificate(port.Server, time.Now())).Server(port.Protocols...), link.Options{Limits: link.UplinkLimits})
 		for name, want := range map[string]error{"gateway": nil, "nobody": wire.ErrFrameTooLarge} {
 			alpn := map[string]string{"gateway": wire.ALPNUplink, "nobody": wire.ALPNEnroll}[name]
-			s, err := w.client.Dial(t.Context(), tr.Addr(), clients[name].Raw(alpn), link.Options{Limits: link.UplinkLimits})
+			s, err := w.dialTo(tr.Addr(), clients[name].Raw(alpn), link.Options{Limits: link.UplinkLimits})
 			w.ok(err)
 			w.ok(s.Send(wire.TypeAsk, wire.Ask{}))
 			p, err := ln.Accept(t.Context())
@@ -320,21 +318,21 @@ func TestDialFails(t *testing.T) {
 		start := time.Now()
 		nobody := &net.UDPAddr{IP: net.IPv4(10, 0, 0, 99), Port: 4433}
 		tc := w.fleet.Endpoint(w.device).Client(wire.ALPNAgent, ident.RoleGateway, nil)
-		if _, err := w.client.Dial(t.Context(), nobody, tc, link.Options{}); err == nil {
+		if _, err := w.dialTo(nobody, tc, link.Options{}); err == nil {
 			t.Error("nobody answered")
 		}
 		if d := time.Since(start); d > 10*time.Second {
 			t.Errorf("a dial to nobody took %v, want 10s at most", d)
 		}
 		tc = w.fleet.Endpoint(w.device).Client(wire.ALPNAgent, ident.RoleCore, nil)
-		if _, err := w.client.Dial(t.Context(), w.gateway, tc, link.Options{}); !errors.Is(err, link.ErrClosed) || !errors.Is(err, ident.ErrUntrusted) {
+		if _, err := w.dialTo(w.gateway, tc, link.Options{}); !errors.Is(err, link.ErrClosed) || !errors.Is(err, ident.ErrUntrusted) {
 			t.Errorf("a gateway in the place of a core node: %v", err)
 		}
 	})
 }
 
 func TestClosingTheTransportEndsEverything(t *testing.T) {
-	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+	inWorldOver(t, link.QUIC, link.Options{}, func(t *testing.T, w *world) {
 		t.Helper()
 		_, gateway := w.sessions(link.Options{})
 		w.ok(w.ln.Close())

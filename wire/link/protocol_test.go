@@ -21,6 +21,7 @@ func TestProtocolDocument(t *testing.T) {
 		fmt.Sprintf("| unread bytes of all streams | %d | %d |", a.Connection, u.Connection),
 		fmt.Sprintf("| streams that the peer has open | %d | %d |", a.Streams, u.Streams),
 		fmt.Sprintf("| bytes of one frame | %d | %d |", a.Frame, u.Frame),
+		fmt.Sprintf("| bytes that the system holds for a TCP connection, each way | %d | as it sees fit |", a.Socket),
 	} {
 		if !strings.Contains(string(doc), "\n"+row+"\n") {
 			t.Errorf("docs/protocol.md lacks %s", row)

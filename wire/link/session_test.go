@@ -41,8 +41,8 @@ func TestSession(t *testing.T) {
 		if rtt := device.RTT(); rtt < 2*linktest.Latency || rtt > 4*linktest.Latency {
 			t.Errorf("round trip of %v, want about %v", rtt, 2*linktest.Latency)
 		}
-		if device.RemoteAddr().String() != w.gateway.String() || device.TLS().DidResume {
-			t.Errorf("connected to %v, resumed %v", device.RemoteAddr(), device.TLS().DidResume)
+		if device.RemoteAddr().String() != w.gateway.String() || device.TLS().DidResume || device.Carrier() != w.carrier || gateway.Carrier() != w.carrier {
+			t.Errorf("connected to %v over %v, resumed %v", device.RemoteAddr(), device.Carrier(), device.TLS().DidResume)
 		}
 		device.Close()
 		if _, _, err := gateway.RecvWithin(time.Second); !errors.Is(err, link.ErrClosed) {
@@ -87,7 +87,7 @@ func TestHostileClosing(t *testing.T) {
 	}{
 		"large code": {1 << 33, "x"}, "largest": {1<<62 - 1, "x"}, "long": {3, strings.Repeat("x", 1000)}, "no text": {3, "\xff\xfe"},
 	} {
-		inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		inWorldOver(t, link.QUIC, link.Options{}, func(t *testing.T, w *world) {
 			t.Helper()
 			raw := w.rawDial(wire.ALPNAgent)
 			s, err := raw.OpenStream()
@@ -139,6 +139,9 @@ func TestRefuseDelivers(t *testing.T) {
 }
 
 func isCode(err error, c wire.Code) bool {
+	if e, ok := errors.AsType[*wire.Error](err); ok {
+		return e.Code == c
+	}
 	var app *quic.ApplicationError
 	return errors.As(err, &app) && app.ErrorCode == quic.ApplicationErrorCode(c)
 }

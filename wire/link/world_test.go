@@ -18,6 +18,7 @@ import (
 // A world is a gateway that listens and a device that dials, in virtual time.
 type world struct {
 	t       *testing.T
+	carrier link.Carrier
 	net     *linktest.Net
 	fleet   *identtest.Fleet
 	cert    *tls.Certificate // the gateway's
@@ -33,11 +34,19 @@ const (
 	deviceHost  = 2
 )
 
-// inWorld runs f in a bubble with a world whose gateway listens with o.
+// inWorld runs f in bubbles with a world whose gateway listens with o: once for each carrier.
 func inWorld(t *testing.T, o link.Options, f func(t *testing.T, w *world)) {
 	t.Helper()
+	for _, c := range link.Carriers() {
+		t.Run(c.String(), func(t *testing.T) { inWorldOver(t, c, o, f) })
+	}
+}
+
+// inWorldOver is inWorld for one carrier.
+func inWorldOver(t *testing.T, c link.Carrier, o link.Options, f func(t *testing.T, w *world)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, net: linktest.New(t), fleet: identtest.New(t, "plant", time.Now())}
+		w := &world{t: t, carrier: c, net: linktest.New(t), fleet: identtest.New(t, "plant", time.Now())}
 		w.cert = w.fleet.Certificate(ident.Gateway("plant", "berlin", "a"), time.Now())
 		w.device = w.fleet.Certificate(ident.Device("plant", ident.NewDeviceID()), time.Now())
 		w.start(nil, o)
@@ -69,14 +78,41 @@ func (w *world) start(keys *link.Keys, o link.Options) {
 	w.t.Helper()
 	w.server = w.transport(gatewayHost, keys)
 	w.gateway = w.server.Addr()
-	ln, err := w.server.Listen(w.fleet.Endpoint(w.cert).Server(w.fleet.Ports()["agent"].Protocols...), o)
+	w.ln = w.listen(w.server, w.fleet.Endpoint(w.cert).Server(w.fleet.Ports()["agent"].Protocols...), o)
+}
+
+// listen listens at a transport's address, over the world's carrier.
+func (w *world) listen(tr *link.Transport, tc *tls.Config, o link.Options) *link.Listener {
+	w.t.Helper()
+	if w.carrier == link.QUIC {
+		ln, err := tr.Listen(tc, o)
+		w.ok(err)
+		return ln
+	}
+	streams, err := w.net.Listen(tr.Addr().String())
 	w.ok(err)
-	w.ln = ln
+	ln := link.ListenConns(streams, tc, o)
+	w.t.Cleanup(func() { w.ok(ln.Close()) })
+	return ln
+}
+
+// dialTo dials an address over the world's carrier.
+func (w *world) dialTo(addr net.Addr, tc *tls.Config, o link.Options) (*link.Session, error) {
+	if w.carrier == link.QUIC {
+		return w.client.Dial(w.t.Context(), addr, tc, o)
+	}
+	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Second)
+	defer cancel()
+	c, err := w.net.Dial(ctx, addr.String())
+	if err != nil {
+		return nil, err
+	}
+	return link.DialConn(ctx, c, tc, o)
 }
 
 // dial is a device's dial.
 func (w *world) dial(o link.Options) (*link.Session, error) {
-	return w.client.Dial(w.t.Context(), w.gateway, w.fleet.Endpoint(w.device).Client(wire.ALPNAgent, ident.RoleGateway, nil), o)
+	return w.dialTo(w.gateway, w.fleet.Endpoint(w.device).Client(wire.ALPNAgent, ident.RoleGateway, nil), o)
 }
 
 // sessions opens a session and returns both sides, after the device's first frame, an Ask, was read.

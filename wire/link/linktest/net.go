@@ -1,4 +1,4 @@
-// Package linktest is a packet network in memory for tests of sessions. Used in a testing/synctest bubble it runs in virtual
+// Package linktest is a network of packets and streams in memory for tests of sessions. Used in a testing/synctest bubble it runs in virtual
 // time; everything in it must then be made in the bubble.
 package linktest
 
@@ -16,17 +16,19 @@ const Latency = 10 * time.Millisecond
 
 // A Net carries packets between its sockets.
 type Net struct {
-	t     testing.TB
-	mu    sync.Mutex
-	nodes map[string]simnet.PacketReceiver
-	dark  map[string]bool
-	deaf  map[string]bool
-	tap   func(from, to net.Addr, data []byte)
+	t       testing.TB
+	mu      sync.Mutex
+	nodes   map[string]simnet.PacketReceiver
+	dark    map[string]bool
+	deaf    map[string]bool
+	noUDP   map[string]bool
+	streams map[string]*listener
+	tap     func(from, to net.Addr, data []byte)
 }
 
 // New makes a network without sockets.
 func New(tb testing.TB) *Net {
-	return &Net{t: tb, nodes: make(map[string]simnet.PacketReceiver), dark: make(map[string]bool), deaf: make(map[string]bool)}
+	return &Net{t: tb, nodes: make(map[string]simnet.PacketReceiver), dark: make(map[string]bool), deaf: make(map[string]bool), noUDP: make(map[string]bool), streams: make(map[string]*listener)}
 }
 
 // Socket opens a socket at 10.0.0.host:4433, which the test closes when it ends. A second one at the same address gets the
@@ -51,7 +53,7 @@ func (n *Net) AddNode(addr net.Addr, r simnet.PacketReceiver) {
 // SendPacket implements simnet.Router.
 func (n *Net) SendPacket(p simnet.Packet) error {
 	n.mu.Lock()
-	r, lost, tap := n.nodes[p.To.String()], n.dark[p.To.String()] || n.dark[p.From.String()] || n.deaf[p.To.String()], n.tap
+	r, lost, tap := n.nodes[p.To.String()], n.dark[p.To.String()] || n.dark[p.From.String()] || n.deaf[p.To.String()] || n.noUDP[p.To.String()] || n.noUDP[p.From.String()], n.tap
 	n.mu.Unlock()
 	if tap != nil {
 		tap(p.From, p.To, p.Data)
@@ -62,7 +64,7 @@ func (n *Net) SendPacket(p simnet.Packet) error {
 	return nil
 }
 
-// Cut loses every packet from and to addr until it is called again with false.
+// Cut loses every packet from and to addr, and holds up the streams to it, until it is called again with false.
 func (n *Net) Cut(addr net.Addr, cut bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -74,6 +76,13 @@ func (n *Net) Deaf(addr net.Addr, deaf bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.deaf[addr.String()] = deaf
+}
+
+// BlockUDP loses every packet from and to addr until it is called again with false, and lets streams through.
+func (n *Net) BlockUDP(addr net.Addr, blocked bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.noUDP[addr.String()] = blocked
 }
 
 // Tap shows every packet that is sent, also one that is then lost, to f. f must not keep data.

@@ -1,0 +1,148 @@
+package link
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
+)
+
+// A Session is an authenticated connection.
+type Session struct {
+	conn connection
+	ctl  control
+	in   *wire.FrameReader
+
+	// turn has room for the one who writes to ctl or uses what follows. It is no mutex, because it is held while a write waits
+	// for the peer, and in a synctest bubble time stands still for who waits for a mutex.
+	turn   chan struct{}
+	out    []byte
+	broken error // of the first write that failed: part of its frame may be on its way, so nothing may follow it
+}
+
+func newSession(c connection, ctl control, frame int) *Session {
+	return &Session{conn: c, ctl: ctl, in: wire.NewFrameReader(ctl, frame), turn: make(chan struct{}, 1)}
+}
+
+// Peer is who the other side is; ok is false for a client of a protocol without certificates.
+func (s *Session) Peer(now time.Time) (ident.Peer, bool) {
+	return ident.PeerOf(s.conn.state().PeerCertificates, now)
+}
+
+// TLS is the state of the connection's handshake.
+func (s *Session) TLS() tls.ConnectionState { return s.conn.state() }
+
+// RemoteAddr is where the peer is now.
+func (s *Session) RemoteAddr() net.Addr { return s.conn.remote() }
+
+// Carrier is what the session runs over.
+func (s *Session) Carrier() Carrier { return s.conn.carrier() }
+
+// RTT is the smoothed round-trip time of the connection.
+func (s *Session) RTT() time.Duration { return s.conn.roundTrip() }
+
+// Context ends with the session.
+func (s *Session) Context() context.Context { return s.conn.context() }
+
+// maxKept is the largest send buffer that a session keeps between frames.
+const maxKept = 1 << 10
+
+// Send writes one frame on the control stream. It blocks for at most sendTimeout on a peer that does not read. After an error
+// of the stream the session takes no more frames: everyone who waits for his turn gets the same error at once.
+func (s *Session) Send(t wire.Type, m any) error {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	if s.broken != nil {
+		return s.broken
+	}
+	b, err := wire.AppendFrame(s.out[:0], t, m)
+	if err != nil {
+		return err
+	}
+	if cap(b) <= maxKept {
+		s.out = b
+	}
+	if err := s.ctl.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
+		return asError(err)
+	}
+	if _, err := s.ctl.Write(b); err != nil {
+		s.broken = fmt.Errorf("send %v: %w", t, asError(err))
+	}
+	return s.broken
+}
+
+// Recv waits for the next frame of the control stream. The message is valid until the next Recv.
+func (s *Session) Recv() (wire.Type, []byte, error) {
+	t, b, err := s.in.Next()
+	if err != nil {
+		return 0, nil, asError(err)
+	}
+	return t, b, nil
+}
+
+// RecvWithin is Recv with a bound on the wait, for the steps of an opening.
+func (s *Session) RecvWithin(d time.Duration) (wire.Type, []byte, error) {
+	if err := s.ctl.SetReadDeadline(time.Now().Add(d)); err != nil {
+		return 0, nil, asError(err)
+	}
+	t, b, err := s.Recv()
+	if err != nil {
+		return 0, nil, err
+	}
+	return t, b, s.ctl.SetReadDeadline(time.Time{})
+}
+
+// Close ends the session as agreed; the peer sees CodeNone. What was sent and not yet acknowledged may be lost.
+func (s *Session) Close() { s.CloseWith(&wire.Error{}) }
+
+// CloseWith ends the session with a reason that the peer's Recv returns as a *wire.Error.
+func (s *Session) CloseWith(e *wire.Error) { s.conn.end(e) }
+
+// Refuse tells the peer why before it ends the session: as a message, which can carry a delay, and as the closing code.
+func (s *Session) Refuse(e *wire.Error) {
+	if s.Send(wire.TypeError, e) == nil {
+		s.Finish(time.Second)
+	}
+	s.CloseWith(e)
+}
+
+// endWrites closes this side's half of the control stream, after the frame that is being written.
+func (s *Session) endWrites() error {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	return s.ctl.Close()
+}
+
+// Finish closes this side's half of the control stream and waits, at most d, for the peer to end its own: a close would
+// discard what is still on its way.
+func (s *Session) Finish(d time.Duration) {
+	if err := s.endWrites(); err != nil {
+		return
+	}
+	if err := s.ctl.SetReadDeadline(time.Now().Add(d)); err != nil {
+		return
+	}
+	for {
+		if _, _, err := s.in.Next(); err != nil {
+			return
+		}
+	}
+}
+
+// CloseSend closes this side's half of the control stream and waits, at most d, for the peer to end the session, while
+// another goroutine goes on reading.
+func (s *Session) CloseSend(d time.Duration) {
+	if err := s.endWrites(); err != nil {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.conn.context().Done():
+	}
+}
