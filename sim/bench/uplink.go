@@ -37,12 +37,12 @@ type uplinkConfig struct {
 
 // uplinkDriver is such a driver. Its methods are called one at a time.
 type uplinkDriver struct {
-	cfg       uplinkConfig
-	tr        *link.Transport
-	cred      *credential.Credential
-	players   []*player
-	lanes     []*lane
-	states    *load.Load
+	cfg     uplinkConfig
+	tr      *link.Transport
+	cred    *credential.Credential
+	players []*player
+	lanes   []*lane
+	states  *load.Load
 	loader
 	session *link.Session // nil: not with any node
 	ended   chan struct{} // closed when the session's reader has ended
