@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -247,7 +248,8 @@ func TestGroupCommit(t *testing.T) {
 			return nil
 		})
 		stop := started(t, s)
-		var taken, busy int
+		var taken atomic.Int64
+		var busy int64
 		var last uint64
 		for range 2000 {
 			s.Append(1, 1, make([]byte, 100), func(seq uint64, err error) {
@@ -257,17 +259,18 @@ func TestGroupCommit(t *testing.T) {
 				case err != nil || seq != last+1:
 					t.Error(seq, err)
 				default:
-					taken, last = taken+1, seq
+					taken.Add(1)
+					last = seq
 				}
 			})
 		}
 		synctest.Wait()
-		if taken > 0 || busy == 0 {
-			t.Errorf("%d taken, %d refused before the disk answered", taken, busy)
+		if taken.Load() > 0 || busy == 0 {
+			t.Errorf("%d taken, %d refused before the disk answered", taken.Load(), busy)
 		}
 		stop()
-		if taken+busy != 2000 || syncs > 3 {
-			t.Errorf("%d taken, %d refused, %d syncs", taken, busy, syncs)
+		if taken.Load()+busy != 2000 || syncs > 3 {
+			t.Errorf("%d taken, %d refused, %d syncs", taken.Load(), busy, syncs)
 		}
 		if _, err := add(s, nil); !errors.Is(err, ErrClosed) {
 			t.Errorf("after the end: %v", err)
