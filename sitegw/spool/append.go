@@ -36,7 +36,7 @@ func (s *Spool) enqueue(kind Kind, timeMS int64, data []byte, done func(uint64, 
 		s.full = true
 		s.cfg.Log.Warn("the spool is full; what is accepted is kept until the core has it, and nothing more is accepted", "bytes", s.used, "quota", s.cfg.Quota)
 		return ErrHold
-	case waiting > 0 && waiting+size > min(maxQueue, s.cfg.Segment):
+	case waiting > 0 && waiting+size > min(maxQueue, s.cfg.Segment-headerSize):
 		return ErrBusy
 	}
 	var flags byte

@@ -115,7 +115,7 @@ func (m *model) check() error {
 }
 
 func (m *model) append() {
-	for range 1 + m.n(12) {
+	for range 1 + m.n([]int{12, 12, 60}[m.n(3)]) {
 		m.made++
 		r := Record{Kind: Kind(m.n(3)), TimeMS: int64(m.made), Data: fmt.Appendf(nil, "%d%s", m.made, strings.Repeat("y", m.n(1+m.n(400))))}
 		m.waiting = append(m.waiting, r)
@@ -276,15 +276,15 @@ func (m *model) run(steps int) error {
 		return fmt.Errorf("trim everything: %w", err)
 	}
 	m.trim = uint64(len(m.recs))
+	if used := m.disk.Used(); used > max(m.conf.Segment, 1000)+markFile {
+		return fmt.Errorf("a drained spool takes %d bytes: %v", used, m.disk.Files())
+	}
 	m.append()
 	if m.flush(); len(m.recs) == int(m.trim) {
 		return fmt.Errorf("a spool that is empty takes nothing: %+v", m.s.Status())
 	}
 	if err := m.check(); err != nil {
 		return err
-	}
-	if used := m.disk.Used(); used > 2*max(m.conf.Segment, 8000)+markFile {
-		return fmt.Errorf("a drained spool takes %d bytes: %v", used, m.disk.Files())
 	}
 	return m.restart()
 }

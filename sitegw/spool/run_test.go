@@ -104,6 +104,21 @@ func TestQuota(t *testing.T) {
 	})
 }
 
+// What waits and what is being written counts towards the quota.
+func TestQuotaOfBatches(t *testing.T) {
+	c := testConfig(newDisk(1))
+	c.Quota = 20_000
+	s := mustOpen(t, c)
+	for held := false; !held; s.flush() {
+		for range 7 {
+			s.Append(1, 1, make([]byte, 100), func(_ uint64, err error) { held = held || errors.Is(err, ErrHold) })
+		}
+	}
+	if st := s.Status(); st.Bytes > c.Quota-c.Reserve || !st.Holding {
+		t.Errorf("%+v", st)
+	}
+}
+
 // One record that fills a small spool alone does not fill it for ever.
 func TestQuotaOfOneRecord(t *testing.T) {
 	d := newDisk(1)
@@ -219,6 +234,13 @@ func TestFailingDisk(t *testing.T) {
 				t.Fatal(err)
 			}
 			taken += 2
+		}
+		var files int
+		for _, name := range d.Files() {
+			files += len(d.Content(name))
+		}
+		if st := s.Status(); int64(files) != st.Bytes+markFile {
+			t.Errorf("the files have %d bytes, %+v", files, st)
 		}
 		got, err := readAll(s, 0, 0)
 		if err != nil || len(got.recs) != taken || len(got.lost) > 0 {
