@@ -45,6 +45,7 @@ type World struct {
 	Log          *slog.Logger
 	ReportPeriod time.Duration
 	Tuning       core.Tuning // of the core nodes; zero: defaults
+	TargetBeats  uint32      // of the core nodes; 0: the default
 
 	cores []*CoreNode
 	token string // the administrator's
@@ -186,7 +187,7 @@ func (c *CoreNode) Uplink() string { return netip.AddrPortFrom(c.Host, 7444).Str
 func (c *CoreNode) config(sockets *[]*netsim.PacketConn) core.Config {
 	at := func(port uint16) string { return netip.AddrPortFrom(c.Host, port).String() }
 	return core.Config{
-		Settings: core.Settings{Fleet: "sim", Name: c.Name, API: at(443), Uplink: at(7444), Cluster: at(7445), ReportPeriod: c.w.ReportPeriod},
+		Settings: core.Settings{Fleet: "sim", Name: c.Name, API: at(443), Uplink: at(7444), Cluster: at(7445), ReportPeriod: c.w.ReportPeriod, TargetBeats: c.w.TargetBeats},
 		DataDir:  c.Dir(), Log: c.w.Log.With("node", c.Name), Wall: c.Wall, Tuning: c.w.Tuning,
 		Net: core.Network{
 			ListenPacket: func(addr string) (net.PacketConn, error) {
@@ -294,9 +295,10 @@ func (w *World) StartCores(ctx context.Context, n int) error {
 
 // A Gateway is a gateway's place in the world.
 type Gateway struct {
-	w    *World
-	Name string
-	Addr netip.AddrPort
+	w           *World
+	Name        string
+	Addr        netip.AddrPort
+	TargetBeats uint32 // 0: the default
 }
 
 // EnrollGateway gets a new gateway its identity.
@@ -322,7 +324,7 @@ func (g *Gateway) enroll(ctx context.Context, token *seal.Token) error {
 
 func (g *Gateway) config(sockets *[]*netsim.PacketConn) sitegw.Config {
 	return sitegw.Config{
-		Settings: sitegw.Settings{Name: g.Name, Listen: g.Addr.String(), Cores: []string{uplinkAddr}},
+		Settings: sitegw.Settings{Name: g.Name, Listen: g.Addr.String(), Cores: []string{uplinkAddr}, TargetBeats: g.TargetBeats},
 		DataDir:  filepath.Join(g.w.Dir, g.Name), Log: g.w.Log,
 		Busy: func() float64 { return 0 }, // the machine's time is not the world's
 		Packet: func(listen string) (net.PacketConn, error) {
@@ -381,7 +383,7 @@ func (a *Agent) config(sockets *[]*netsim.PacketConn) agent.Config {
 	}
 	boot := time.Now()
 	return agent.Config{
-		Settings: agent.Settings{Gateways: a.Gateways, Tags: a.Tags}, StateDir: filepath.Join(a.w.Dir, a.Name), Version: "sim", Log: a.w.Log,
+		Settings: agent.Settings{Gateways: a.Gateways, Tags: a.Tags}, StateDir: filepath.Join(a.w.Dir, a.Name), Version: "sim", Log: a.w.Log.With("agent", a.Name),
 		Uptime: func() time.Duration { return time.Since(boot) }, BootID: [16]byte{1}, Clock: func() seal.ClockQuality { return seal.ClockSynced },
 		Profile: profile, Wall: a.Wall,
 		Packet: func() (net.PacketConn, error) {

@@ -88,6 +88,9 @@ func (s *session) read(ctx context.Context, in chan<- frame) error {
 		if err := wire.Unmarshal(body, f.body); err != nil {
 			return err
 		}
+		if g, ok := f.body.(*wire.GoAway); ok { // the end of the stream is right behind it, and must not be taken for the reason
+			return &wire.Error{Code: wire.CodeUnavailable, Detail: errGoAway.Error(), RetryAfterMS: g.RetryAfterMS}
+		}
 		select {
 		case in <- f:
 		case <-ctx.Done():
@@ -196,8 +199,6 @@ func (s *session) take(f frame) error {
 		}
 		s.renewed = time.Now()
 		s.Log.Info("certificate renewed", "expires", s.Credential.Certificate().Leaf.NotAfter)
-	case *wire.GoAway:
-		return &wire.Error{Code: wire.CodeUnavailable, Detail: errGoAway.Error(), RetryAfterMS: m.RetryAfterMS}
 	}
 	return nil
 }

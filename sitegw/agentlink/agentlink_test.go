@@ -283,7 +283,7 @@ func TestGoodbyeIsSpread(t *testing.T) {
 		seen := map[uint32]bool{}
 		for _, a := range agents {
 			g := recv[wire.GoAway](a, wire.TypeGoAway)
-			if after := g.RetryAfterMS; after < 1000 || after > 1000+n*1000/comeBack {
+			if after := g.RetryAfterMS; after < wire.Millis(goAwayAfter) || after > wire.Millis(goAwayAfter)+n*1000/comeBack {
 				t.Errorf("told to come back after %d ms", after)
 			}
 			seen[g.RetryAfterMS] = true
@@ -300,7 +300,7 @@ func TestGoodbye(t *testing.T) {
 		a := p.agent().known(wire.DeviceActive, 0).connect()
 		defer a.hangUp()
 		go p.stop()
-		if g := recv[wire.GoAway](a, wire.TypeGoAway); g.RetryAfterMS != 1000 {
+		if g := recv[wire.GoAway](a, wire.TypeGoAway); g.RetryAfterMS != wire.Millis(goAwayAfter) {
 			t.Errorf("goodbye %+v", g)
 		}
 		a.Close()

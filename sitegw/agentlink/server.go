@@ -50,11 +50,11 @@ type Config struct {
 // Limits of what peers can make this gateway do.
 const (
 	openingTime  = 5 * time.Second
-	maxOpening   = 512              // handshaken and not yet attached
-	maxEnrolling = 64               // enrollments that wait for the core
-	drainTime    = 2 * time.Second  // for the goodbyes at a stop
-	goAwayAfter  = 1 * time.Second  // told to agents at a stop
-	busyAfter    = 10 * time.Second // told to agents under pressure
+	maxOpening   = 512                     // handshaken and not yet attached
+	maxEnrolling = 64                      // enrollments that wait for the core
+	drainTime    = 2 * time.Second         // for the goodbyes at a stop
+	goAwayAfter  = drainTime + time.Second // told to agents at a stop: nobody should knock at a door that is being closed
+	busyAfter    = 10 * time.Second        // told to agents under pressure
 
 	// A plant's devices may share one address, so a source may fail often before it has to wait.
 	failuresPerSecond = 1

@@ -71,7 +71,7 @@ func TestAdmittedDuringTheStop(t *testing.T) {
 		p.srv.goodbye()
 		a := p.agent().known(wire.DeviceActive, 0).connect()
 		defer a.hangUp()
-		if g := recv[wire.GoAway](a, wire.TypeGoAway); g.RetryAfterMS != 1000 {
+		if g := recv[wire.GoAway](a, wire.TypeGoAway); g.RetryAfterMS != wire.Millis(goAwayAfter) {
 			t.Errorf("goodbye %+v", g)
 		}
 		start := time.Now()
