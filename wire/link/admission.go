@@ -52,6 +52,7 @@ type door struct {
 	unfinished int            // handshakes
 	made       int            // of them, those from addresses that nobody proved
 	by         map[string]int // of them, by source; none is 0
+	turned     turnedAway
 }
 
 // Reasons to refuse a connection before its handshake.
@@ -95,13 +96,57 @@ func (d *door) prove(net.Addr) bool {
 var errBusy = errors.New("no more connections now")
 
 // refuse counts a connection that is not taken on.
-func (d *door) refuse(reason int) (*handshake, error) {
+func (d *door) refuse(from net.Addr, reason int) (*handshake, error) {
 	d.refused[reason].Add(1)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.turned.add(from.String(), time.Now())
 	return nil, errBusy
+}
+
+// turnedAway remembers for a moment whom the door refused. A client's first word takes more than one packet: without this the
+// second one would begin a handshake that never ends, when there was no room for the first. And as not every refusal is sent, who
+// did not hear the first is told again.
+type turnedAway struct {
+	now, before map[string]struct{} // address and port
+	since       time.Time           // of now
+}
+
+const (
+	turnedAwayTime = 2 * time.Second // at the least, and twice that at the most; an agent stays away for longer
+	maxTurnedAway  = 8192            // of each half
+)
+
+func (t *turnedAway) add(who string, at time.Time) {
+	t.turn(at)
+	if len(t.now) < maxTurnedAway {
+		t.now[who] = struct{}{}
+	}
+}
+
+// has tells whether somebody was refused a moment ago.
+func (t *turnedAway) has(who string, at time.Time) bool {
+	t.turn(at)
+	_, now := t.now[who]
+	_, before := t.before[who]
+	return now || before
+}
+
+// turn forgets what is old.
+func (t *turnedAway) turn(at time.Time) {
+	if d := at.Sub(t.since); d >= turnedAwayTime || t.now == nil {
+		t.before, t.now, t.since = t.now, make(map[string]struct{}), at
+		if d >= 2*turnedAwayTime {
+			t.before = nil
+		}
+	}
 }
 
 // enter takes a QUIC connection on, or refuses it. ctx ends with the connection.
 func (d *door) enter(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
+	if d.wasRefused(from.RemoteAddr, time.Now()) {
+		return nil, errBusy
+	}
 	h, err := d.admit(from.RemoteAddr, from.AddrVerified)
 	if err != nil {
 		return nil, err
@@ -115,20 +160,27 @@ func (d *door) admit(from net.Addr, proved bool) (*handshake, error) {
 	h := &handshake{door: d, source: sourceOf(from), proved: proved, begun: time.Now()}
 	switch {
 	case !d.failures.Allowed(h.source):
-		return d.refuse(byFailures)
+		return d.refuse(from, byFailures)
 	case !d.start(h):
-		return d.refuse(byUnfinished)
+		return d.refuse(from, byUnfinished)
 	case !d.begin.Allow():
 		h.over()
-		return d.refuse(byRate)
+		return d.refuse(from, byRate)
 	}
 	select {
 	case d.held <- struct{}{}:
 		return h, nil
 	default:
 		h.over()
-		return d.refuse(byConnections)
+		return d.refuse(from, byConnections)
 	}
+}
+
+// wasRefused tells whether a client was refused a moment ago.
+func (d *door) wasRefused(from net.Addr, now time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.turned.has(from.String(), now)
 }
 
 // start counts a handshake as unfinished, if there is room for it.
