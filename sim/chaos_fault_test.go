@@ -99,7 +99,7 @@ func (c *chaos) blow(r *rand.Rand, on map[fault]bool, calm netsim.Weather) {
 		if i < len(kinds) {
 			f = kinds[i] // each at least once, the rarest being last in the list
 		}
-		c.strike(f, rand.New(rand.NewPCG(c.seed, 1000+uint64(i))), calm) //nolint:gosec // G115: a count
+		c.strike(f, rand.New(rand.NewPCG(c.seed, 1000+uint64(i))), calm)
 	}
 }
 

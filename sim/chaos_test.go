@@ -96,7 +96,7 @@ func newFleet(t *testing.T, dir string) *fleet {
 		}
 		var head v1.AuditHead
 		must(c.Call(ctx, &head, http.MethodGet, "/v1/audit/head", nil))
-		f.audit = int(head.Seq) //nolint:gosec // G115: a handful
+		f.audit = int(head.Seq)
 		for n := range chaosNodes {
 			must(c.Core(n + 1).Process().Stop())
 		}

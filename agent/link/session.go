@@ -113,43 +113,33 @@ func (s *session) loop(ctx context.Context, in <-chan frame) error {
 	defer renew.Stop()
 	fraction := 0.6 + 0.2*rand.Float64() //nolint:gosec // spreads renewals
 	for {
+		var err error
+		before := s.interval
 		select {
 		case <-beat.C:
-			if err := s.beat(); err != nil {
-				return err
-			}
+			err = s.beat()
 			beat.Reset(backoff.Jitter(s.interval, beatJitter))
 		case <-s.up.wait.C:
-			if err := s.again(); err != nil {
-				return err
-			}
+			err = s.again()
 		case <-s.up.doubt.C:
-			if err := s.doubted(); err != nil {
-				return err
-			}
+			err = s.doubted()
 		case <-s.wake:
-			if err := s.send(); err != nil {
-				return err
-			}
+			err = s.send()
 		case <-attach.C:
-			if err := s.attach(); err != nil {
-				return err
-			}
+			err = s.attach()
 		case <-renew.C:
-			if err := s.renew(fraction); err != nil {
-				return err
-			}
+			err = s.renew(fraction)
 			renew.Reset(s.untilRenewal())
 		case f := <-in:
-			before := s.interval
-			if err := s.take(f); err != nil {
-				return err
-			}
-			if s.interval != before {
-				beat.Reset(s.untilBeat())
-			}
+			err = s.take(f)
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		if s.interval != before {
+			beat.Reset(s.untilBeat())
 		}
 	}
 }

@@ -183,7 +183,7 @@ func (s *session) doubted() error {
 	}
 	s.Log.Error("no receipt for statements that the gateway took, although it says that it has an uplink",
 		"gateway", s.gateway.String(), "since", s.up.owing, "elsewhere", len(s.gateways) > 1)
-	s.Link.doubt(s.gateway)
+	s.doubt(s.gateway)
 	if len(s.gateways) == 1 {
 		return s.attach() // which says it to the core, if it gets there
 	}

@@ -201,7 +201,7 @@ func TestSequenceHolds(t *testing.T) {
 	if held == 0 {
 		t.Error("nothing was held")
 	}
-	for i := 0; i < len(d.all); i++ { // the gaps close, and all of it is taken
+	for i := range d.all { // the gaps close, and all of it is taken
 		if _, refuse := q.place(d.all[i]); refuse != nil {
 			t.Fatalf("statement %d: %v", i+1, refuse)
 		}

@@ -35,7 +35,7 @@ func CheckChain(trail []v1.AuditRecord, head registry.Mark) error {
 		switch {
 		case err != nil:
 			return fmt.Errorf("%w: record %d does not read: %w", ErrChain, r.Seq, err)
-		case a.Seq != uint64(i)+1 || r.Seq != a.Seq: //nolint:gosec // G115: an index
+		case a.Seq != uint64(i)+1 || r.Seq != a.Seq:
 			return fmt.Errorf("%w: record %d has the number %d", ErrChain, i+1, a.Seq)
 		case a.Prev != prev:
 			return fmt.Errorf("%w: record %d does not carry the hash of the one before", ErrChain, a.Seq)

@@ -71,7 +71,7 @@ func (c *crowds) start(cr crowd) {
 	c.r.t.Helper()
 	b, err := json.Marshal(cr)
 	c.r.must(err)
-	cmd := exec.Command(os.Args[0]) //nolint:noctx,gosec // it ends with its standard input, and is this program
+	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), crowdConfig+"="+string(b))
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -113,7 +113,7 @@ func (c *crowds) word() crowdWord {
 
 func (c *crowds) end() {
 	for _, in := range c.in {
-		in.Close() //nolint:errcheck // its process may have ended
+		in.Close()
 	}
 	for _, cmd := range c.cmds {
 		if err := cmd.Wait(); err != nil {
@@ -326,7 +326,7 @@ func metric(ctx context.Context, ops, name string) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // it has been read
+	defer resp.Body.Close()
 	lines := bufio.NewScanner(resp.Body)
 	for lines.Scan() {
 		if v, ok := strings.CutPrefix(lines.Text(), name+" "); ok {

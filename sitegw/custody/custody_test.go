@@ -153,7 +153,9 @@ func TestKeptInARow(t *testing.T) {
 		keep(t, k, all[0])
 		done := make(chan *wire.Error, 1)
 		k.Keep(all[2], false, func(e *wire.Error) { done <- e })
-		<-done
+		if e := <-done; e != nil {
+			t.Fatal(e)
+		}
 		if got := k.Kept(d.id); got != at(all[0]) {
 			t.Errorf("kept %+v, want seq 1", got)
 		}

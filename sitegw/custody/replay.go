@@ -126,10 +126,10 @@ func (r *Replay) Answered(b *Batch, results []wire.SubmitResult, failed error, n
 	if failed == nil && len(results) != len(b.recs) {
 		return nil, errAnswer
 	}
-	if failed != nil {
+	if failed != nil { // nobody took anything, so there is nobody to tell
 		r.postpone(b.recs, now)
 		r.size = max(minBatch, r.size/2)
-		return nil, nil
+		return nil, nil //nolint:nilerr // it is tried again
 	}
 	var late []spool.Record
 	for i := range results {

@@ -25,8 +25,6 @@ type crowd struct {
 
 	mu    sync.Mutex
 	beats int
-	most  time.Duration // longest interval in use
-	least time.Duration // shortest
 }
 
 // come brings devices from on, n of them, one after the other over the given time.
