@@ -300,11 +300,15 @@ func (c *Core) openPorts() error {
 		return err
 	}
 	c.lns = append(c.lns, ln)
-	streams, err := c.Net.Listen(c.Uplink)
-	if err != nil {
-		return fmt.Errorf("uplink address: %w", err)
+	if c.Uplink == c.API || c.Uplink == c.Cluster { // which was possible while the uplink was UDP alone
+		c.Log.Warn("gateways reach this node over QUIC alone: another listener has the TCP port of its uplink", "uplink", c.Uplink)
+	} else {
+		streams, err := c.Net.Listen(c.Uplink)
+		if err != nil {
+			return fmt.Errorf("uplink address: %w", err)
+		}
+		c.lns = append(c.lns, link.ListenConns(streams, tc, o))
 	}
-	c.lns = append(c.lns, link.ListenConns(streams, tc, o))
 	if c.apiLn, err = c.Net.Listen(c.API); err != nil {
 		return fmt.Errorf("API address: %w", err)
 	}
