@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,9 +26,9 @@ const (
 	defaultConnections = 20000
 
 	maxUnfinished = 512 // what comes in the first second
-	minUnfinished = 64
+	minUnfinished = 128
 	// slowHandshake makes the bound smaller; the dialler gives up at handshakeTimeout.
-	slowHandshake = handshakeTimeout / 4
+	slowHandshake = handshakeTimeout * 2 / 5
 	// maxUnprovedUnfinished are those from addresses that nobody proved: made-up ones never finish.
 	maxUnprovedUnfinished = 64
 	// maxSourceUnfinished are those of one source: a plant may have one address for all of its devices, and an attacker has it too.
@@ -85,18 +86,28 @@ func newDoor(o Options) *door {
 	}
 }
 
-// prove tells whether a client has to prove its address, which costs it a round trip, and this side nothing that it keeps.
-func (d *door) prove(net.Addr) bool {
+// prove tells whether a client has to prove its address, which costs it a round trip, and this side nothing that it keeps. One
+// that will be refused is spared the trip.
+func (d *door) prove(from net.Addr) bool {
 	d.mu.Lock()
-	full := d.made >= maxUnprovedUnfinished
+	full, made := d.unfinished >= d.room || d.turned.has(from.String(), time.Now()), d.made
 	d.mu.Unlock()
-	return full || !d.unproved.Allow()
+	if full || made < maxUnprovedUnfinished && d.unproved.Allow() {
+		return false
+	}
+	giveTurn()
+	return true
 }
+
+// giveTurn lets the library send what it answers to those whom it does not let in. It does so from queues of four and eight, and
+// drops what finds them full; who is not told goes on knocking, until this side does nothing but drop.
+func giveTurn() { runtime.Gosched() }
 
 var errBusy = errors.New("no more connections now")
 
 // refuse counts a connection that is not taken on.
 func (d *door) refuse(from net.Addr, reason int) (*handshake, error) {
+	giveTurn()
 	d.refused[reason].Add(1)
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -145,6 +156,7 @@ func (t *turnedAway) turn(at time.Time) {
 // enter takes a QUIC connection on, or refuses it. ctx ends with the connection.
 func (d *door) enter(ctx context.Context, from *quic.ClientInfo) (context.Context, error) {
 	if d.wasRefused(from.RemoteAddr, time.Now()) {
+		giveTurn()
 		return nil, errBusy
 	}
 	h, err := d.admit(from.RemoteAddr, from.AddrVerified)
@@ -187,7 +199,7 @@ func (d *door) wasRefused(from net.Addr, now time.Time) bool {
 func (d *door) start(h *handshake) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.unfinished >= d.room || d.by[h.source] >= maxSourceUnfinished {
+	if d.unfinished >= d.room || d.by[h.source] >= maxSourceUnfinished || !h.proved && d.made >= maxUnprovedUnfinished {
 		return false
 	}
 	d.unfinished++
