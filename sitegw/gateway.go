@@ -118,6 +118,7 @@ const (
 	coresFile     = "cores"
 	spoolDir      = "spool"
 	mirrorFile    = "mirror"
+	presenceFile  = "presence"
 )
 
 // LoadSettings reads gateway.yaml of a data directory. The error names the file, and the key where there is one.
@@ -276,6 +277,7 @@ func (g *Gateway) assemble() {
 		Path: filepath.Join(g.DataDir, mirrorFile), Fleet: g.cred.ID.Fleet, Site: g.cred.ID.Site, Authority: g.cred.Authority, Log: g.Log,
 	})
 	g.pace = paceStore{durable.OpenSlots(filepath.Join(g.DataDir, paceFile)), g.Log}
+	g.roster.Kept(filepath.Join(g.DataDir, presenceFile), g.Log)
 	g.roster.Paced(float64(g.targetBeats()), g.pace.load(), g.Busy)
 	g.witness = witness.New(witness.Config{
 		Dir: g.DataDir, Fleet: g.cred.ID.Fleet, Authority: g.cred.Authority, Wall: g.Wall, Log: g.Log,
@@ -303,6 +305,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	eg.Go(func() error { return g.agents.Serve(ctx, g.lns...) })
 	eg.Go(func() error { return g.uplink.Run(ctx) })
 	eg.Go(func() error { g.roster.Watch(ctx); return nil })
+	eg.Go(func() error { g.roster.Keep(ctx, g.custody); return nil })
 	eg.Go(func() error { g.keepPace(ctx, g.pace); return nil })
 	eg.Go(func() error { g.witness.Run(ctx); return nil })
 	eg.Go(func() error { g.mirror.Run(ctx); return nil })
@@ -315,6 +318,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 		})
 	}
 	err := eg.Wait()
+	g.roster.Checkpoint() // every heartbeat has been counted
 	return errors.Join(err, g.close())
 }
 

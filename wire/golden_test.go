@@ -46,7 +46,9 @@ func samples() map[Type]any {
 		TypeUplinkWelcome: &UplinkWelcome{
 			Capability: 1, Identity: "spiffe://plant/gateway/berlin/gw1", ReportPeriodMS: 10000, TimeMS: 1795464000000,
 		},
-		TypeSubmit: &Submit{ID: 5, TimeMS: 1795464000000, Statements: [][]byte{[]byte("one"), []byte("two")}, AfterMS: []int64{0, 40}},
+		TypeSubmit: &Submit{ID: 5, TimeMS: 1795464000000, Statements: [][]byte{[]byte("one"), []byte("two")}, AfterMS: []int64{0, 40}, Spans: []Span{{
+			Device: ident.DeviceID{1, 15: 2}, Attach: []byte("attach"), FromMS: 1795464000000, LastMS: 1795464060000, ToMS: 1795464150000, Beats: 3, Missed: 1,
+		}}},
 		TypeSubmitted: &Submitted{ID: 5, Results: []SubmitResult{
 			{}, {Code: CodeConflict, Detail: "seq 3 was committed with other content"},
 		}},

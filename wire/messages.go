@@ -231,24 +231,39 @@ type UplinkWelcome struct {
 	TimeMS         int64  `cbor:"4,keyasint"`
 }
 
-// Submit brings sealed statements to the core, in the order in which the gateway took them.
+// Submit brings the core what a gateway has in custody: sealed statements, in the order in which it took them, and the spans of
+// presence that it saw end.
 type Submit struct {
-	ID         uint64   `cbor:"1,keyasint"` // chosen by the gateway; the answer repeats it
-	TimeMS     int64    `cbor:"2,keyasint"` // when the gateway received the first of them, Unix ms
-	Statements [][]byte `cbor:"3,keyasint"` // at most MaxBatch
-	AfterMS    []int64  `cbor:"4,keyasint"` // for each, when it was received, counted from TimeMS
+	ID         uint64   `cbor:"1,keyasint"`           // chosen by the gateway; the answer repeats it
+	TimeMS     int64    `cbor:"2,keyasint"`           // what AfterMS counts from, Unix ms
+	Statements [][]byte `cbor:"3,keyasint"`           // with the spans at most MaxBatch
+	AfterMS    []int64  `cbor:"4,keyasint"`           // for each statement, when it was received, counted from TimeMS
+	Spans      []Span   `cbor:"5,keyasint,omitempty"` // in the order in which they ended
 }
 
-// MaxBatch bounds the statements of one Submit.
+// MaxBatch bounds the statements and spans of one Submit.
 const MaxBatch = 512
 
-// Submitted answers a Submit: one result per statement, in its order.
+// A Span is a stretch in which a device was online at a gateway, with what the gateway counted in it. A span that ends with the
+// verdict that the device is offline ends after its last heartbeat. One of which the gateway did not see the end, because it
+// stopped itself, ends with the last heartbeat that it remembers: ToMS equals LastMS.
+type Span struct {
+	Device ident.DeviceID `cbor:"1,keyasint"`
+	Attach []byte         `cbor:"2,keyasint"` // a seal.Attach of the device at this gateway
+	FromMS int64          `cbor:"3,keyasint"` // Unix ms, as the others; with the gateway it names the span
+	LastMS int64          `cbor:"4,keyasint"` // last heartbeat
+	ToMS   int64          `cbor:"5,keyasint"`
+	Beats  uint64         `cbor:"6,keyasint,omitempty"`
+	Missed uint64         `cbor:"7,keyasint,omitempty"`
+}
+
+// Submitted answers a Submit: one result per statement, in its order, and behind them one per span.
 type Submitted struct {
 	ID      uint64         `cbor:"1,keyasint"`
 	Results []SubmitResult `cbor:"2,keyasint"`
 }
 
-// SubmitResult tells what became of one statement: Code 0 when it is committed, now or before.
+// SubmitResult tells what became of one statement or span: Code 0 when it is committed, now or before.
 type SubmitResult struct {
 	Code   Code   `cbor:"1,keyasint,omitempty"`
 	Detail string `cbor:"2,keyasint,omitempty"`

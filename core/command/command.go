@@ -38,6 +38,8 @@ const (
 	KindSetNode        Kind = 17
 	KindRemoveNode     Kind = 18
 	KindRecover        Kind = 19
+
+	KindSpans Kind = 20
 )
 
 // version is the encoding version of every command of this build. A command of a higher version is not understood.
@@ -118,6 +120,8 @@ func empty(k Kind) Command {
 		return new(RemoveNode)
 	case KindRecover:
 		return new(Recover)
+	case KindSpans:
+		return new(Spans)
 	}
 	return nil
 }
@@ -284,6 +288,22 @@ type Attach struct {
 	Doubts string `cbor:"10,keyasint,omitempty"` // SPIFFE id of a gateway that withholds receipts, as the device says; "": there is none
 }
 
+// Spans brings stretches of presence that a gateway had on its disk. The proposer checked that each device attached there.
+type Spans struct {
+	Gateway string `cbor:"1,keyasint"` // site/name
+	Items   []Span `cbor:"2,keyasint"`
+}
+
+// A Span is one of them: wire.Span without its proof.
+type Span struct {
+	Device ident.DeviceID `cbor:"1,keyasint"`
+	FromMS int64          `cbor:"2,keyasint"` // Unix ms
+	LastMS int64          `cbor:"3,keyasint"` // last heartbeat, Unix ms
+	ToMS   int64          `cbor:"4,keyasint"` // Unix ms
+	Beats  uint64         `cbor:"5,keyasint,omitempty"`
+	Missed uint64         `cbor:"6,keyasint,omitempty"`
+}
+
 // SetSite makes or changes a site. Zero fields leave what is.
 type SetSite struct {
 	By         Actor  `cbor:"1,keyasint"`
@@ -438,3 +458,4 @@ func (*Refusals) kind() Kind       { return KindRefusals }
 func (*SetNode) kind() Kind        { return KindSetNode }
 func (*RemoveNode) kind() Kind     { return KindRemoveNode }
 func (*Recover) kind() Kind        { return KindRecover }
+func (*Spans) kind() Kind          { return KindSpans }

@@ -82,6 +82,8 @@ func (a *applier) apply(c command.Command) any {
 		return a.statements(c)
 	case *command.Presence:
 		return a.presence(c)
+	case *command.Spans:
+		return a.spans(c)
 	case *command.SiteReach:
 		return a.siteReach(c)
 	case *command.Renewed:

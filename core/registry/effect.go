@@ -75,6 +75,9 @@ type Span struct {
 	Beats   uint64 `cbor:"6,keyasint,omitempty"`
 	Missed  uint64 `cbor:"7,keyasint,omitempty"`
 	Counted bool   `cbor:"8,keyasint,omitempty"` // Beats and Missed are the gateway's count; false: nobody counted
+	// Kept says that the gateway had the span on its disk, and did not only report its end: the gateway's word about this time, whatever
+	// was reported. Such spans do not come in order of time, and one may come twice, with the same Gateway and FromMS.
+	Kept bool `cbor:"9,keyasint,omitempty"`
 }
 
 // An Outage is a stretch in which all gateways of a site were silent.

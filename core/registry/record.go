@@ -152,6 +152,16 @@ func (d *Device) ActiveKey(id ident.KeyID) (Key, bool) {
 	return Key{}, false
 }
 
+// SigningKey finds a key of the record that may have signed what comes late: an active one, or one that a newer one superseded.
+func (d *Device) SigningKey(id ident.KeyID) (Key, bool) {
+	for _, k := range d.Keys {
+		if k.ID == id && (k.State == KeyActive || k.State == KeySuperseded) {
+			return k, true
+		}
+	}
+	return Key{}, false
+}
+
 // An Attach is the newest attach of a device, and the runs seen before, by which a clone gives itself away.
 type Attach struct {
 	command.Attach

@@ -24,7 +24,7 @@ const maxSubmits = 4
 type batch struct {
 	wire.Submit
 	devices  []ident.DeviceID    // of each statement that verifies
-	results  []wire.SubmitResult // of those that do not
+	results  []wire.SubmitResult // of those that do not; spans behind statements
 	err      error               // of the whole
 	verified chan struct{}       // closed when the fields above are set
 }
@@ -35,8 +35,9 @@ func (u *uplink) submit(ctx context.Context, body []byte) error {
 	if err := wire.Unmarshal(body, &b.Submit); err != nil {
 		return err
 	}
-	if n := len(b.Statements); n == 0 || n > wire.MaxBatch || len(b.AfterMS) != n {
-		return u.refuse(wire.Refuse(wire.CodeMalformed, "%d statements with %d times, want 1 to %d", n, len(b.AfterMS), wire.MaxBatch), wire.TypeSubmit, b.ID)
+	if n := len(b.Statements) + len(b.Spans); n == 0 || n > wire.MaxBatch || len(b.AfterMS) != len(b.Statements) {
+		return u.refuse(wire.Refuse(wire.CodeMalformed, "%d statements with %d times and %d spans, want 1 to %d",
+			len(b.Statements), len(b.AfterMS), len(b.Spans), wire.MaxBatch), wire.TypeSubmit, b.ID)
 	}
 	select {
 	case u.submits <- b:
@@ -50,10 +51,10 @@ func (u *uplink) submit(ctx context.Context, body []byte) error {
 	return nil
 }
 
-// verifyBatch finds out which statements hold.
+// verifyBatch finds out which statements and spans hold.
 func (u *uplink) verifyBatch(ctx context.Context, b *batch) {
-	b.results = make([]wire.SubmitResult, len(b.Statements))
-	b.devices = u.verifyAll(u.Registry.View(), b.Statements, b.results)
+	b.results = make([]wire.SubmitResult, len(b.Statements)+len(b.Spans))
+	u.verifyWith(u.Registry.View(), b)
 	if !slices.ContainsFunc(b.results, func(r wire.SubmitResult) bool { return r.Code == wire.CodeUnknownKey }) {
 		return
 	}
@@ -65,7 +66,24 @@ func (u *uplink) verifyBatch(ctx context.Context, b *batch) {
 		return
 	}
 	clear(b.results)
-	b.devices = u.verifyAll(v, b.Statements, b.results)
+	u.verifyWith(v, b)
+}
+
+func (u *uplink) verifyWith(v registry.View, b *batch) {
+	n := len(b.Statements)
+	b.devices = make([]ident.DeviceID, n)
+	onAll(n, func(i int) {
+		d, err := u.verify(v, b.Statements[i])
+		if err != nil {
+			b.results[i] = wire.SubmitResult{Code: err.Code, Detail: err.Detail}
+		}
+		b.devices[i] = d
+	})
+	onAll(len(b.Spans), func(i int) {
+		if err := u.verifySpan(v, &b.Spans[i]); err != nil {
+			b.results[n+i] = wire.SubmitResult{Code: err.Code, Detail: err.Detail}
+		}
+	})
 }
 
 // commitBatches commits batches and answers them, in order, until ctx ends.
@@ -93,7 +111,8 @@ func (u *uplink) commitBatches(ctx context.Context) error {
 	}
 }
 
-// commitBatch commits those statements of a batch that hold, and answers all of them.
+// commitBatch commits what holds of a batch, and answers for all of it. When the spans cannot be committed the whole batch comes
+// again, and its statements are known already.
 func (u *uplink) commitBatch(ctx context.Context, b *batch) error {
 	if b.err != nil {
 		return u.refuse(b.err, wire.TypeSubmit, b.ID)
@@ -127,30 +146,28 @@ func (u *uplink) commitBatch(ctx context.Context, b *batch) error {
 			}
 		}
 	}
+	if err := u.commitSpans(ctx, b); err != nil {
+		u.Log.Warn("spans not committed", "gateway", u.gw, "count", len(b.Spans), "err", err)
+		return u.refuse(wire.Refuse(wire.CodeUnavailable, "the core cannot commit now").After(2*time.Second), wire.TypeSubmit, b.ID)
+	}
 	if err := u.ses.Send(wire.TypeSubmitted, wire.Submitted{ID: b.ID, Results: b.results}); err != nil {
 		return err
 	}
 	return u.sendReceipts(u.due.note(taken, time.Now()))
 }
 
-// verifyAll verifies statements on all processors. It notes what does not hold in results and returns each statement's device.
-func (u *uplink) verifyAll(v registry.View, sealed [][]byte, results []wire.SubmitResult) []ident.DeviceID {
-	devices := make([]ident.DeviceID, len(sealed))
+// onAll calls f for each of n, on all processors.
+func onAll(n int, f func(i int)) {
 	var wg sync.WaitGroup
-	n := min(runtime.GOMAXPROCS(0), len(sealed))
-	for w := range n {
+	workers := min(runtime.GOMAXPROCS(0), n)
+	for w := range workers {
 		wg.Go(func() {
-			for i := w; i < len(sealed); i += n {
-				d, err := u.verify(v, sealed[i])
-				if err != nil {
-					results[i] = wire.SubmitResult{Code: err.Code, Detail: err.Detail}
-				}
-				devices[i] = d
+			for i := w; i < n; i += workers {
+				f(i)
 			}
 		})
 	}
 	wg.Wait()
-	return devices
 }
 
 // verify holds one statement against the key that the registry knows for it.

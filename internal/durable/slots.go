@@ -29,7 +29,7 @@ type Slots struct {
 const (
 	slotMagic  = "HFS1"
 	slotHeader = 20
-	maxSlot    = 8 << 20
+	maxSlot    = 32 << 20
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

@@ -1,5 +1,5 @@
-// Package custody is what a gateway took from devices and owes the core: statements lie in the spool until the core says that
-// they are committed, and receipts that come back wait for their devices.
+// Package custody is what a gateway took from devices and owes the core: statements, and the spans of presence that it counted, lie in
+// the spool until the core says that they are committed, and receipts that come back wait for their devices.
 //
 // A statement is in custody once the spool has it on disk; from then on the device does not send it again on that session. It
 // leaves the spool when the core has answered for it, never before. A statement that the core will never take (its signature
@@ -23,8 +23,11 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-// KindStatement are the spool's records that are sealed statements.
-const KindStatement spool.Kind = 1
+// The kinds of the spool's records. They are append-only.
+const (
+	KindStatement spool.Kind = 1 // a sealed statement
+	KindSpan      spool.Kind = 2 // CBOR of a wire.Span
+)
 
 // Config of a Keeper. All fields are required.
 type Config struct {
@@ -38,6 +41,7 @@ type Keeper struct {
 	Config
 	refused atomic.Uint64 // statements that the core will never take
 	lost    atomic.Uint64 // records that the disk lost
+	doubted atomic.Uint64 // spans that the core did not take
 
 	mu      sync.Mutex
 	devices map[ident.DeviceID]*device
@@ -95,6 +99,9 @@ func (k *Keeper) Wake() <-chan struct{} { return k.Spool.Wake() }
 // Refused counts the statements that the core will never take.
 func (k *Keeper) Refused() uint64 { return k.refused.Load() }
 
+// Doubted counts the spans that the core did not take.
+func (k *Keeper) Doubted() uint64 { return k.doubted.Load() }
+
 // Lost counts the records that the gateway's disk lost after they were in custody.
 func (k *Keeper) Lost() uint64 { return k.lost.Load() }
 
@@ -116,6 +123,17 @@ func (k *Keeper) Keep(st *seal.SealedStatement, first bool, done func(*wire.Erro
 		k.keep(st, first)
 		done(nil)
 	})
+}
+
+// KeepSpan takes a span of presence into custody. done is called once, from any goroutine, and must not block: with nil when the span
+// is on disk.
+func (k *Keeper) KeepSpan(s *wire.Span, done func(error)) {
+	b, err := wire.Marshal(s)
+	if err != nil {
+		done(fmt.Errorf("span of %v: %w", s.Device, err))
+		return
+	}
+	k.Spool.Append(KindSpan, k.Wall().UnixMilli(), b, func(_ uint64, err error) { done(err) })
 }
 
 // Kept is up to where a device's statements are in custody; the zero Position: nothing is.

@@ -1,6 +1,7 @@
 package custody
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"time"
@@ -9,24 +10,41 @@ import (
 	"github.com/holdfast-edge/holdfast/wire"
 )
 
-// A Batch is what to send in one message: statements in the order in which they were taken.
+// A Batch is what to send in one message: statements in the order in which they were taken, and behind them spans likewise.
 type Batch struct {
 	recs   []spool.Record
+	first  uint64 // least number in recs
 	begun  time.Time
 	repeat bool // it is what the core did not take before
 }
 
-// Submit is the batch as a message.
+// newBatch makes a batch of records, at least one, in the order of their numbers.
+func newBatch(recs []spool.Record) *Batch {
+	b := &Batch{first: recs[0].Seq, recs: recs}
+	slices.SortStableFunc(b.recs, func(x, y spool.Record) int { return cmp.Compare(x.Kind, y.Kind) })
+	return b
+}
+
+// Submit is the batch as a message. A span that does not read goes as one that the core refuses.
 func (b *Batch) Submit(id uint64) wire.Submit {
 	m := wire.Submit{ID: id, TimeMS: b.recs[0].TimeMS}
 	for i := range b.recs {
-		m.Statements = append(m.Statements, b.recs[i].Data)
-		m.AfterMS = append(m.AfterMS, b.recs[i].TimeMS-m.TimeMS)
+		r := &b.recs[i]
+		if r.Kind == KindStatement {
+			m.Statements = append(m.Statements, r.Data)
+			m.AfterMS = append(m.AfterMS, r.TimeMS-m.TimeMS)
+			continue
+		}
+		var s wire.Span
+		if wire.Unmarshal(r.Data, &s) != nil {
+			s = wire.Span{}
+		}
+		m.Spans = append(m.Spans, s)
 	}
 	return m
 }
 
-// Len is how many statements are in it.
+// Len is how many statements and spans are in it.
 func (b *Batch) Len() int { return len(b.recs) }
 
 // Bounds of a replay. The size of a batch follows the link: one that is answered late was too large, so that a WAN that
@@ -44,10 +62,10 @@ const (
 	putOffBytes = 4 << 20
 )
 
-// A Replay goes through the spool for one session of the uplink, from the oldest statement that the core has not answered
+// A Replay goes through the spool for one session of the uplink, from the oldest record that the core has not answered
 // for. Its methods are for one goroutine.
 //
-// Invariant: every statement behind the spool's mark is under way, put off, or behind after.
+// Invariant: every record behind the spool's mark is under way, put off, or behind after.
 type Replay struct {
 	k        *Keeper
 	after    uint64   // read up to here
@@ -67,7 +85,8 @@ func (r *Replay) Next(now time.Time) (b *Batch, retry time.Time, err error) {
 	}
 	if len(r.putOff) > 0 && !now.Before(r.again) {
 		n := min(len(r.putOff), r.size)
-		b = &Batch{recs: slices.Clone(r.putOff[:n]), repeat: true}
+		b = newBatch(slices.Clone(r.putOff[:n]))
+		b.repeat = true
 		r.putOff = slices.Delete(r.putOff, 0, n)
 	} else if len(r.putOff) < maxPutOff && bytes(r.putOff) < putOffBytes {
 		if b, err = r.read(); err != nil {
@@ -109,15 +128,15 @@ func (r *Replay) read() (*Batch, error) {
 			return nil, nil
 		}
 		r.after = page.After()
-		recs := slices.DeleteFunc(page.Records, func(x spool.Record) bool { return x.Kind != KindStatement })
+		recs := slices.DeleteFunc(page.Records, func(x spool.Record) bool { return x.Kind != KindStatement && x.Kind != KindSpan })
 		if len(recs) > 0 {
-			return &Batch{recs: recs}, nil
+			return newBatch(recs), nil
 		}
 	}
 }
 
 // errAnswer is an answer that does not fit what was asked.
-var errAnswer = errors.New("the core answered for another number of statements")
+var errAnswer = errors.New("the core answered for another number of statements and spans")
 
 // Answered takes the core's answer to a batch: results, or why there are none. It returns those statements that the core will
 // never take.
@@ -137,6 +156,9 @@ func (r *Replay) Answered(b *Batch, results []wire.SubmitResult, failed error, n
 		case res.Code == wire.CodeNone:
 		case res.Code.Temporary():
 			late = append(late, b.recs[i])
+		case b.recs[i].Kind == KindSpan:
+			r.k.doubted.Add(1)
+			r.k.Log.Warn("the core did not take a span of presence", "code", res.Code.String(), "detail", res.Detail)
 		default:
 			r.k.refused.Add(1)
 			refused = append(refused, Refused{Sealed: b.recs[i].Data, Code: res.Code, Detail: res.Detail})
@@ -181,7 +203,7 @@ func (r *Replay) postpone(recs []spool.Record, now time.Time) {
 func (r *Replay) trim() error {
 	through := r.after
 	for _, b := range r.underWay {
-		through = min(through, b.recs[0].Seq-1)
+		through = min(through, b.first-1)
 	}
 	if len(r.putOff) > 0 {
 		through = min(through, r.putOff[0].Seq-1)

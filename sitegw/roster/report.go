@@ -41,13 +41,13 @@ func (r *Roster) Transitions() (p wire.Presence, more bool) {
 		case !e.report:
 		case e.online:
 			p.Online = append(p.Online, wire.DeviceOnline{
-				Slot: e.slot, Device: id, Attach: e.attach, SinceMS: ms(e.since), LastMS: ms(e.last),
+				Slot: e.slot, Device: id, Attach: e.attach, SinceMS: steady(&e.sinceMS, ms(e.since)), LastMS: ms(e.last),
 				IntervalMS: wire.Millis(e.inForce()), Beats: e.beats, Missed: e.missed,
 			})
 			e.report = false
 		default:
 			p.Offline = append(p.Offline, wire.DeviceOffline{
-				Device: id, LastMS: ms(e.last), AtMS: ms(e.wentDown), Beats: e.beats, Missed: e.missed,
+				Device: id, LastMS: ms(e.last), AtMS: steady(&e.downMS, ms(e.wentDown)), Beats: e.beats, Missed: e.missed,
 			})
 			e.report = false
 			r.drop(e)

@@ -45,6 +45,10 @@ type Roster struct {
 
 	least atomic.Int64 // pace.Least(), for who holds an entry
 
+	book  *book         // nil: spans are not kept
+	over  over          // unused without book
+	ended chan struct{} // capacity 1: there is something in over
+
 	mu      sync.Mutex
 	pace    Pace
 	devices map[ident.DeviceID]*Entry
@@ -72,6 +76,8 @@ type Entry struct {
 	beats    uint64 // of the span
 	missed   uint64
 	wentDown time.Time // when the verdict fell
+	sinceMS  int64     // since and wentDown as they were told last: see steady
+	downMS   int64
 
 	report bool // a transition, or a new attach, that no report has carried
 	beaten bool // beat since the last digest
@@ -82,7 +88,7 @@ type Entry struct {
 func New(wall func() time.Time) *Roster {
 	return &Roster{
 		wall: wall, wake: make(chan struct{}, 1), ready: make(chan struct{}, 1), repaced: make(chan struct{}, 1),
-		devices: make(map[ident.DeviceID]*Entry),
+		ended: make(chan struct{}, 1), devices: make(map[ident.DeviceID]*Entry),
 	}
 }
 
@@ -286,6 +292,7 @@ func (r *Roster) verdicts(now time.Time) time.Duration {
 	r.mu.Unlock()
 	var wait time.Duration
 	crowd := make(pace.Crowd)
+	_, ms := r.clock()
 	for _, e := range all {
 		e.mu.Lock()
 		if e.online {
@@ -293,6 +300,7 @@ func (r *Roster) verdicts(now time.Time) time.Duration {
 			left := e.deadline().Sub(now)
 			if left <= 0 {
 				e.online, e.wentDown, e.report = false, now, true
+				r.end(e, ms)
 				signal(r.wake)
 			} else if wait == 0 || left < wait {
 				wait = left
