@@ -75,6 +75,21 @@ func (l list) devicePosition(text string) (ident.DeviceID, error) {
 	return ident.DeviceID(pos), nil
 }
 
+func (l list) timeCursor(ms int64) string {
+	return l.cursor(binary.BigEndian.AppendUint64(nil, uint64(ms))) //nolint:gosec // G115: only the bits matter
+}
+
+func (l list) timePosition(text string) (ms int64, given bool, err error) {
+	pos, err := l.position(text)
+	if err != nil || pos == nil {
+		return 0, false, err
+	}
+	if len(pos) != 8 {
+		return 0, false, errCursor("it is damaged")
+	}
+	return int64(binary.BigEndian.Uint64(pos)), true, nil //nolint:gosec // G115: only the bits matter
+}
+
 func (l list) historyCursor(c history.Cursor) string {
 	if c.IsZero() {
 		return ""

@@ -14,8 +14,6 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-const presenceText = "A stretch that an outage of its site cuts is shown in parts, so a page can hold up to three times as many items as its limit."
-
 type historyInput struct {
 	Reading
 	DevicePath
@@ -85,50 +83,6 @@ func historyItem(r *history.Record) (v1.HistoryItem, error) {
 		out.Changed[i] = v1.Change{Fact: c.Fact, From: c.From, To: c.To}
 	}
 	return out, nil
-}
-
-func (s *server) listPresence(ctx context.Context, c *call, in *historyInput) (*reply[v1.List[v1.PresenceItem]], error) {
-	v := c.view
-	d, err := in.find(v)
-	if err != nil {
-		return nil, err
-	}
-	recs, next, err := s.records(ctx, v, d.ID, in, registry.KindSpan)
-	if err != nil {
-		return nil, err
-	}
-	spans := make([]stretch, 0, len(recs)+1)
-	for i := range recs {
-		var sp registry.Span
-		if err := wire.Unmarshal(recs[i].Data, &sp); err != nil {
-			return nil, fmt.Errorf("device %v, history record %v: %w", d.ID, recs[i].Cursor(), err)
-		}
-		spans = append(spans, closed(&sp))
-	}
-	// The span that goes on is the newest: on the last page, or, when the newest come first, on the first.
-	if p := &d.Presence; p.SinceMS != 0 {
-		last := ongoing(p, s.verdict(v, d))
-		if in.newest() && in.Cursor == "" {
-			spans = slices.Insert(spans, 0, last)
-		} else if !in.newest() && next == "" {
-			spans = append(spans, last)
-		}
-	}
-	outages, err := s.outages(ctx, v, spans)
-	if err != nil {
-		return nil, err
-	}
-	out := v1.List[v1.PresenceItem]{Items: []v1.PresenceItem{}, NextCursor: next}
-	for _, sp := range spans {
-		parts := sp.split(outages[siteOf(sp.gateway)])
-		if in.newest() {
-			slices.Reverse(parts)
-		}
-		for _, p := range parts {
-			out.Items = append(out.Items, p.item())
-		}
-	}
-	return answer(out), nil
 }
 
 // outages reads, per site, the outages that show in one of the spans.

@@ -18,7 +18,8 @@ type stretch struct {
 	gateway       string
 	reason        string
 	beats, missed uint64
-	counted       bool // beats and missed are somebody's count
+	counted       bool  // beats and missed are somebody's count
+	last          int64 // of a kept span: its last heartbeat
 	// word is until when the gateway vouches for it: an outage of the site before that is corrected, because the gateway
 	// told of later heartbeats when it was back.
 	word int64
