@@ -153,10 +153,16 @@ func sweep(claims []claim, origins []stretch) []stretch {
 		all = append(all, out[i].stretch)
 	}
 	for i, s := range origins {
-		if !shown[i] && (s.beats != 0 || s.missed != 0) {
-			s.to = s.from
-			all = append(all, s)
+		if shown[i] || s.beats == 0 && s.missed == 0 {
+			continue
 		}
+		for j := range out { // the beginning of what hides it, so that no moment lies within a stretch, or apart
+			if j == 0 || out[j].from <= origins[i].from {
+				s.from = out[j].from
+			}
+		}
+		s.to = s.from
+		all = append(all, s)
 	}
 	slices.SortStableFunc(all, func(a, b stretch) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to)) })
 	return all
