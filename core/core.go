@@ -208,7 +208,7 @@ func New(ctx context.Context, c Config) (_ *Core, err error) {
 		TargetBeats: cmp.Or(c.TargetBeats, DefaultTargetBeats),
 	})
 	core.api = api.New(api.Config{
-		Registry: n.store, History: n.store.history, Tracker: core.tracker, Events: n.hub, Pin: n.trust.Pin(), Cluster: cluster{core},
+		Registry: n.store, History: n.store.history, Tracker: core.tracker, Events: n.hub, Node: c.Name, Pin: n.trust.Pin(), Cluster: cluster{core},
 		Tally: core.tally, Derive: core.keys.Derive, Metrics: []prometheus.Collector{metrics{core}},
 		Authority: core.keys.AuthorityCert(),
 		Sign:      func(h *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(h, core.keys.Authority()) },

@@ -2,6 +2,7 @@ package sitegw
 
 import (
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -41,6 +42,13 @@ var (
 	descWitness      = desc("witness_seq", "Number of the newest record of the core's audit trail that a verified head vouched for; 0 before the first.")
 	descMirror       = desc("mirror_devices", "Devices that are known to this gateway without the core, by whether they are of its own site.", "site")
 	descMirrorWrong  = desc("mirror_refused_total", "What a core node told of devices and gateways and the authority had not signed, or signed otherwise before.")
+	descSpool        = desc("spool_records", "Statements in custody on this gateway's disk that the core has not answered for.")
+	descSpoolBytes   = desc("spool_bytes", "Disk that the spool takes; what is done with leaves it in segments.")
+	descSpoolAge     = desc("spool_oldest_age_seconds", "Age of the oldest statement in custody, by the gateway's clock. 0: none waits.")
+	descSpoolHolding = desc("spool_holding", "Whether devices are asked to keep their statements, because there is no room: 1 or 0.")
+	descSpoolFailed  = desc("spool_failures_total", "Times that a write or a sync of the spool failed, full disks included.")
+	descNeverTaken   = desc("statements_refused_by_core_total", "Statements in custody that the core will never take. Their devices still hold them.")
+	descLost         = desc("statements_lost_total", "Statements in custody that this gateway's disk lost. Their devices send them again where they have no receipt.")
 	descWitnessAlarm = desc("witness_alarms_total", "Heads of the core's audit trail that were forged or contradicted another one.")
 )
 
@@ -52,6 +60,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descSessions, descAttached, descOnline, descHeartbeats, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descTurnedAway, descUplink,
 		descUplinkNode, descReconnects, descPeriod, descLeast, descWitness, descWitnessAlarm, descMirror, descMirrorWrong,
+		descSpool, descSpoolBytes, descSpoolAge, descSpoolHolding, descSpoolFailed, descNeverTaken, descLost,
 	} {
 		ch <- d
 	}
@@ -100,6 +109,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descMirror, float64(m.Devices), "own")
 	gauge(descMirror, float64(m.Guests), "other")
 	counter(descMirrorWrong, m.Refused)
+	c.custody(gauge, counter)
 
 	s := c.g.uplink.Status()
 	counter(descReconnects, max(s.Sessions, 1)-1)
@@ -110,4 +120,24 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descUplink, 1)
 	gauge(descUplinkNode, 1, s.Node, strings.ToValidUTF8(s.Address, "?"), s.Carrier.String()) // an operator may have given any bytes
 	gauge(descPeriod, s.Period.Seconds())
+}
+
+// custody tells what waits for the core.
+func (c collector) custody(gauge func(*prometheus.Desc, float64, ...string), counter func(*prometheus.Desc, uint64, ...string)) {
+	s := c.g.spool.Status()
+	gauge(descSpool, float64(s.Records))
+	gauge(descSpoolBytes, float64(s.Bytes))
+	age := 0.0
+	if s.OldestMS != 0 {
+		age = max(0, c.g.Wall().Sub(time.UnixMilli(s.OldestMS)).Seconds())
+	}
+	gauge(descSpoolAge, age)
+	holding := 0.0
+	if s.Holding {
+		holding = 1
+	}
+	gauge(descSpoolHolding, holding)
+	counter(descSpoolFailed, s.Failures)
+	counter(descNeverTaken, c.g.custody.Refused())
+	counter(descLost, c.g.custody.Lost())
 }

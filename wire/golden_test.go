@@ -60,6 +60,7 @@ func samples() map[Type]any {
 			}},
 			Offline: []DeviceOffline{{Device: goldenDevice, LastMS: 1795463000000, AtMS: 1795463015000, Beats: 10, Missed: 3}},
 			Told:    []DeviceInterval{{Slot: 1000, IntervalMS: 20000}}, LeastMS: 15000,
+			Backlog: &Backlog{Statements: 7, Bytes: 1 << 20, OldestMS: 1795463000000, Holding: true, Failing: true, Refused: 1, Lost: 2},
 		},
 		TypeSite: &Site{
 			Version: 9, IntervalMS: 5000, Cores: []string{"10.0.1.1:7400"}, AuditHead: []byte("head"),

@@ -298,7 +298,19 @@ type Presence struct {
 	AgesMS  []uint32         `cbor:"7,keyasint,omitempty"` // for each slot, how long before TimeMS its last beat came
 	Told    []DeviceInterval `cbor:"8,keyasint,omitempty"` // intervals in force that changed
 	// With Digest: no device is told to beat more often than this; 0: the gateway holds nobody back.
-	LeastMS uint32 `cbor:"12,keyasint,omitempty"`
+	LeastMS uint32   `cbor:"12,keyasint,omitempty"`
+	Backlog *Backlog `cbor:"13,keyasint,omitempty"` // with Digest: what waits at the gateway; nil: it does not say
+}
+
+// A Backlog is what a gateway has in custody and the core has not answered for.
+type Backlog struct {
+	Statements uint64 `cbor:"1,keyasint"`
+	Bytes      uint64 `cbor:"2,keyasint,omitempty"` // of disk, which also holds what is done with
+	OldestMS   int64  `cbor:"3,keyasint,omitempty"` // when the oldest was taken, Unix ms; 0: nothing waits, or it cannot be read
+	Holding    bool   `cbor:"4,keyasint,omitempty"` // devices are asked to keep theirs: there is no room
+	Failing    bool   `cbor:"5,keyasint,omitempty"` // the disk takes nothing at present
+	Refused    uint64 `cbor:"6,keyasint,omitempty"` // statements since its start that the core will never take
+	Lost       uint64 `cbor:"7,keyasint,omitempty"` // statements since its start that its disk lost
 }
 
 // DeviceOnline reports that a device attached, or, after the uplink came back, that it is attached.

@@ -36,7 +36,7 @@ func TestProtocolDocument(t *testing.T) {
 		documented(t, section(t, doc, "`"+d.name+"`"), reflect.TypeOf(samples()[typ]).Elem())
 	}
 	for name, part := range map[string]any{
-		"result": SubmitResult{}, "online": DeviceOnline{}, "offline": DeviceOffline{}, "interval": DeviceInterval{}, "span": Span{},
+		"result": SubmitResult{}, "online": DeviceOnline{}, "offline": DeviceOffline{}, "interval": DeviceInterval{}, "span": Span{}, "backlog": Backlog{},
 		"kept": Kept{}, "receipt": DeviceReceipt{},
 	} {
 		documented(t, section(t, doc, name), reflect.TypeOf(part))

@@ -63,6 +63,7 @@ type Config struct {
 	History  History
 	Tracker  *liveness.Tracker
 	Events   *events.Hub
+	Node     string // this node's name
 	Cluster  Cluster
 	Tally    *tally.Book // takes refusals and uses; its owner runs it
 	Pin      ident.KeyID // id of the fleet root's key, which new tokens carry

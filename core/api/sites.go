@@ -16,11 +16,16 @@ import (
 type census struct {
 	devices, online, gateways map[string]int // by site
 	through                   map[string]int // by gateway: devices online through it
+	connected                 map[string]int // by site: gateways
+	backlog                   map[string]v1.SiteBacklog
 }
 
 // takeCensus sums up the registry's own counts: of one site, or of all if it is empty.
-func takeCensus(v registry.View, site string) *census {
-	t := &census{devices: make(map[string]int), online: make(map[string]int), gateways: make(map[string]int), through: make(map[string]int)}
+func (s *server) takeCensus(v registry.View, site string) *census {
+	t := &census{
+		devices: make(map[string]int), online: make(map[string]int), gateways: make(map[string]int), through: make(map[string]int),
+		connected: make(map[string]int), backlog: make(map[string]v1.SiteBacklog),
+	}
 	add := func(c *registry.Count) bool {
 		switch {
 		case !c.Online:
@@ -36,8 +41,14 @@ func takeCensus(v registry.View, site string) *census {
 	} else {
 		v.SiteCounts(site, add)
 	}
+	now := time.Now()
 	v.Gateways(func(g *registry.Gateway) bool {
 		t.gateways[g.Site]++
+		u := s.Tracker.Uplink(g.ID(), now)
+		if u.Connected {
+			t.connected[g.Site]++
+		}
+		t.backlog[g.Site] = addBacklog(t.backlog[g.Site], backlog(u.Backlog))
 		return true
 	})
 	return t
@@ -48,7 +59,8 @@ func takeCensus(v registry.View, site string) *census {
 func siteRecord(v registry.View, r *registry.Site, t *census) v1.Site {
 	return v1.Site{
 		Name: r.Name, HeartbeatIntervalS: v.IntervalOf(r).Seconds(), Devices: t.devices[r.Name], Online: t.online[r.Name],
-		Gateways: t.gateways[r.Name], UnreachableSince: atOrNull(r.UnreachableMS), CreatedAt: at(r.CreatedMS),
+		Gateways: t.gateways[r.Name], Connected: t.connected[r.Name], Backlog: t.backlog[r.Name],
+		UnreachableSince: atOrNull(r.UnreachableMS), CreatedAt: at(r.CreatedMS),
 	}
 }
 
@@ -57,9 +69,9 @@ type listSitesInput struct {
 	Paging
 }
 
-func (*server) listSites(ctx context.Context, c *call, in *listSitesInput) (*reply[v1.List[v1.Site]], error) {
+func (s *server) listSites(ctx context.Context, c *call, in *listSitesInput) (*reply[v1.List[v1.Site]], error) {
 	v := c.view
-	t := takeCensus(v, "")
+	t := s.takeCensus(v, "")
 	return listing[registry.Site, v1.Site]{
 		visit: v.Sites,
 		keep:  func(r *registry.Site) bool { return c.sees(r.Name) },
@@ -87,18 +99,18 @@ type getSiteInput struct {
 	SitePath
 }
 
-func (*server) getSite(_ context.Context, c *call, in *getSiteInput) (*reply[v1.Site], error) {
+func (s *server) getSite(_ context.Context, c *call, in *getSiteInput) (*reply[v1.Site], error) {
 	v := c.view
 	r, ok := v.Site(in.Name)
 	if !ok {
 		return nil, missingSite(in.Name)
 	}
-	return siteReply(c, v, r), nil
+	return s.siteReply(c, v, r), nil
 }
 
-func siteReply(c *call, v registry.View, r *registry.Site) *reply[v1.Site] {
+func (s *server) siteReply(c *call, v registry.View, r *registry.Site) *reply[v1.Site] {
 	c.tag(r.Revision)
-	return answer(siteRecord(v, r, takeCensus(v, r.Name)))
+	return answer(siteRecord(v, r, s.takeCensus(v, r.Name)))
 }
 
 type setSiteInput struct {
@@ -123,7 +135,7 @@ func (s *server) setSite(ctx context.Context, c *call, in *setSiteInput) (*reply
 	if err != nil {
 		return nil, err
 	}
-	return siteReply(c, s.Registry.View(), r), nil
+	return s.siteReply(c, s.Registry.View(), r), nil
 }
 
 type listGatewaysInput struct {
@@ -133,13 +145,13 @@ type listGatewaysInput struct {
 
 func (s *server) listGateways(ctx context.Context, c *call, in *listGatewaysInput) (*reply[v1.List[v1.Gateway]], error) {
 	v := c.view
-	t := takeCensus(v, "")
+	t := s.takeCensus(v, "")
 	now := time.Now()
 	show := func(g *registry.Gateway) v1.Gateway {
-		heard, connected := s.Tracker.LastHeard(g.ID(), now)
+		u := s.Tracker.Uplink(g.ID(), now)
 		return v1.Gateway{
-			Site: g.Site, Name: g.Name, Listen: g.Listen, Connected: connected, LastHeardAt: stamp(heard),
-			Devices: t.through[g.ID()], EnrolledAt: at(g.EnrolledMS), Keys: keys(g.Keys),
+			Site: g.Site, Name: g.Name, Listen: g.Listen, Connected: u.Connected, LastHeardAt: stamp(u.Heard),
+			Uplink: s.uplink(&u), Backlog: backlog(u.Backlog), LastSyncAt: stamp(u.Synced), Devices: t.through[g.ID()], EnrolledAt: at(g.EnrolledMS), Keys: keys(g.Keys),
 		}
 	}
 	return listing[registry.Gateway, v1.Gateway]{

@@ -163,7 +163,7 @@ func (n *node) gateway(name string, session uint64, ids ...int) (stop func()) {
 					p.Slots, p.AgesMS = append(p.Slots, uint32(i)), append(p.AgesMS, 0)
 				}
 				n.tr.Heard(name, session, time.Now())
-				n.tr.Digest(name, session, &p, time.Now())
+				n.tr.Digest(name, session, &p, time.Now(), time.Now())
 			case <-ctx.Done():
 				tick.Stop()
 				return

@@ -3,6 +3,7 @@ package liveness
 import (
 	"time"
 
+	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
@@ -15,6 +16,11 @@ type GatewayState struct {
 	HeardMS  uint64        `cbor:"4,keyasint"` // ago
 	Devices  []DeviceState `cbor:"5,keyasint,omitempty"`
 	LeastMS  uint32        `cbor:"6,keyasint,omitempty"` // least heartbeat interval that it tells anybody; 0: none
+	Carrier  string        `cbor:"7,keyasint,omitempty"`
+	Backlog  *wire.Backlog `cbor:"8,keyasint,omitempty"`  // as it told last; nil: not known
+	ToldMS   uint64        `cbor:"9,keyasint,omitempty"`  // ago, when it told Backlog
+	Synced   bool          `cbor:"10,keyasint,omitempty"` // SyncedMS is known
+	SyncedMS uint64        `cbor:"11,keyasint,omitempty"` // ago, when it told last that nothing waits
 }
 
 // A DeviceState is what the gateway last said of a device.
@@ -56,10 +62,18 @@ func (t *Tracker) Export(now time.Time) []GatewayState {
 		g := t.gateways[name]
 		for {
 			n := min(len(devices), maxShared)
-			out = append(out, GatewayState{
+			s := GatewayState{
 				Name: name, Session: g.session, OpenedMS: ago(now, g.opened), HeardMS: ago(now, g.heard), Devices: devices[:n],
 				LeastMS: uint32(g.least.Milliseconds()), //nolint:gosec // G115: it came as one
-			})
+				Carrier: g.carrier,
+			}
+			if g.backlog != nil {
+				s.Backlog, s.ToldMS = &g.backlog.Backlog, ago(now, g.backlog.At)
+			}
+			if !g.synced.IsZero() {
+				s.Synced, s.SyncedMS = true, ago(now, g.synced)
+			}
+			out = append(out, s)
 			if devices = devices[n:]; len(devices) == 0 {
 				break
 			}
@@ -98,6 +112,13 @@ func (t *Tracker) Import(node string, s *GatewayState, now, limit time.Time) {
 		t.open(s.Name, g, now)
 	}
 	g.least = time.Duration(s.LeastMS) * time.Millisecond
+	g.carrier = s.Carrier
+	if s.Backlog != nil {
+		g.told(&Backlog{Backlog: *s.Backlog, At: since(now, s.ToldMS)})
+	}
+	if at := since(now, s.SyncedMS); s.Synced && at.After(g.synced) {
+		g.synced = at
+	}
 	if heard.After(g.heard) {
 		if !t.fresh(g, now) {
 			t.revive(s.Name, now)

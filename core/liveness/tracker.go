@@ -60,6 +60,9 @@ type gateway struct {
 	news    bool          // connected here, and something of it has not been exported yet
 	closed  bool          // it was connected here, and that session is over
 	least   time.Duration // see Verdict
+	carrier string        // what the session runs over, as the API writes it; empty: not known
+	backlog *Backlog      // as told last, in this session or an earlier one; nil: never
+	synced  time.Time     // when it told last that nothing waits; zero: not known
 }
 
 type device struct {
@@ -100,8 +103,11 @@ func (t *Tracker) Opened(gw string, session uint64, now time.Time) {
 
 func (t *Tracker) open(name string, g *gateway, now time.Time) {
 	t.revive(name, now)
-	if old, ok := t.gateways[name]; ok && g.least == 0 {
-		g.least = old.least // until it tells its own
+	if old, ok := t.gateways[name]; ok { // until it tells its own
+		if g.least == 0 {
+			g.least = old.least
+		}
+		g.backlog, g.synced = old.backlog, old.synced
 	}
 	t.gateways[name] = g
 	for _, d := range t.devices {
@@ -177,7 +183,7 @@ func (t *Tracker) Offline(gw string, session uint64, o *wire.DeviceOffline) {
 }
 
 // Digest takes the beats of a report period. limit bounds how far ahead of this node's clock a gateway may claim a beat.
-func (t *Tracker) Digest(gw string, session uint64, p *wire.Presence, limit time.Time) {
+func (t *Tracker) Digest(gw string, session uint64, p *wire.Presence, now, limit time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	g, ok := t.gateways[gw]
@@ -186,6 +192,9 @@ func (t *Tracker) Digest(gw string, session uint64, p *wire.Presence, limit time
 	}
 	if p.Digest {
 		g.least = time.Duration(p.LeastMS) * time.Millisecond
+	}
+	if p.Backlog != nil {
+		g.told(&Backlog{Backlog: *p.Backlog, At: now})
 	}
 	for i, slot := range p.Slots {
 		if i >= len(p.AgesMS) {

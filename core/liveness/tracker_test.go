@@ -77,7 +77,7 @@ func (f *fleet) online(gw string, session, attach uint64, at time.Time) {
 }
 
 func (f *fleet) digest(gw string, session uint64, at time.Time, age time.Duration) {
-	f.tr.Digest(gw, session, &wire.Presence{TimeMS: at.UnixMilli(), Slots: []uint32{4}, AgesMS: []uint32{uint32(age.Milliseconds())}}, start.Add(24*time.Hour))
+	f.tr.Digest(gw, session, &wire.Presence{TimeMS: at.UnixMilli(), Slots: []uint32{4}, AgesMS: []uint32{uint32(age.Milliseconds())}}, start, start.Add(24*time.Hour))
 }
 
 func (f *fleet) verdict(now time.Time) Verdict {
@@ -153,11 +153,11 @@ func TestLastNeverGoesBack(t *testing.T) {
 	f.digest(gwA, 9, start.Add(2*time.Minute), 0) // of a session that is over
 	f.digest(gwB, 1, start.Add(2*time.Minute), 0) // of a gateway that is not there
 	last(57 * time.Second)
-	f.tr.Digest(gwA, 1, &wire.Presence{TimeMS: start.Add(time.Hour).UnixMilli(), Slots: []uint32{4}, AgesMS: []uint32{0}}, start.Add(time.Hour-1))
+	f.tr.Digest(gwA, 1, &wire.Presence{TimeMS: start.Add(time.Hour).UnixMilli(), Slots: []uint32{4}, AgesMS: []uint32{0}}, start, start.Add(time.Hour-1))
 	last(57 * time.Second) // from beyond the bound
-	f.tr.Digest(gwA, 1, &wire.Presence{TimeMS: start.Add(time.Hour).UnixMilli(), Slots: []uint32{4}, AgesMS: []uint32{0}}, start.Add(time.Hour))
+	f.tr.Digest(gwA, 1, &wire.Presence{TimeMS: start.Add(time.Hour).UnixMilli(), Slots: []uint32{4}, AgesMS: []uint32{0}}, start, start.Add(time.Hour))
 	last(time.Hour)
-	f.tr.Digest(gwA, 1, &wire.Presence{TimeMS: start.Add(2 * time.Hour).UnixMilli(), Slots: []uint32{4, 5}}, start.Add(5*time.Hour))
+	f.tr.Digest(gwA, 1, &wire.Presence{TimeMS: start.Add(2 * time.Hour).UnixMilli(), Slots: []uint32{4, 5}}, start, start.Add(5*time.Hour))
 	last(time.Hour) // slots without ages say nothing
 	f.tr.Offline(gwA, 1, &wire.DeviceOffline{Device: dev, LastMS: start.UnixMilli()})
 	last(time.Hour)
@@ -216,7 +216,7 @@ func TestExpiryWaitsForTheInterval(t *testing.T) {
 	f.tr.Opened(gwA, 1, start)
 	f.tr.Opened(gwB, 2, start)
 	f.online(gwA, 1, 1, start)
-	f.tr.Digest(gwA, 1, &wire.Presence{Told: []wire.DeviceInterval{{Slot: 4, IntervalMS: 600_000}}}, start)
+	f.tr.Digest(gwA, 1, &wire.Presence{Told: []wire.DeviceInterval{{Slot: 4, IntervalMS: 600_000}}}, start, start)
 	for at := time.Duration(0); at < 2*time.Hour; at += time.Second {
 		now := start.Add(at)
 		f.tr.Heard(gwB, 2, now)
@@ -266,5 +266,54 @@ func TestSiteComesBack(t *testing.T) {
 				t.Errorf("after %v: %+v", tt.within, expired)
 			}
 		})
+	}
+}
+
+// What a gateway told of its backlog stays when it is no longer heard, and with those whom it is shared with.
+func TestBacklog(t *testing.T) {
+	first, other := New(period), New(period)
+	if u := first.Uplink(gwA, start); u != (Uplink{}) {
+		t.Errorf("of a gateway that never came: %+v", u)
+	}
+	tell := func(at time.Time, b *wire.Backlog) {
+		t.Helper()
+		first.Heard(gwA, 1, at)
+		first.Digest(gwA, 1, &wire.Presence{Digest: true, Backlog: b}, at, at)
+		for _, s := range first.Export(at) {
+			other.Import("core-1", &s, at, at)
+		}
+	}
+	first.Opened(gwA, 1, start)
+	first.Carried(gwA, 1, "tcp")
+	tell(start, nil)
+	at := start.Add(period)
+	tell(at, &wire.Backlog{Bytes: 4096})
+	full := at.Add(period)
+	tell(full, &wire.Backlog{Statements: 3, Bytes: 8192, OldestMS: at.UnixMilli(), Holding: true})
+	other.Opened(gwA, 2, full) // it changes the node, and has told nothing there yet
+	for name, tr := range map[string]*Tracker{"": first, "by the other": other} {
+		gone := tr.Uplink(gwA, full.Add(time.Hour))
+		if gone.Connected || gone.Backlog == nil || gone.Backlog.Statements != 3 || !gone.Backlog.At.Equal(full) || !gone.Synced.Equal(at) {
+			t.Errorf("%s %+v, %+v", name, gone, gone.Backlog)
+		}
+		if u := tr.Uplink(gwA, full); !u.Connected || u.Node != "" {
+			t.Errorf("%s %+v", name, u)
+		}
+	}
+	for _, s := range first.Export(full.Add(period)) {
+		t.Errorf("told again without news: %+v", s)
+	}
+	first.Heard(gwA, 1, full.Add(period))
+	third := New(period)
+	for _, s := range first.Export(full.Add(period)) {
+		third.Import("core-1", &s, full.Add(period), full.Add(period))
+	}
+	u := third.Uplink(gwA, full.Add(period))
+	if u.Node != "core-1" || u.Carrier != "tcp" || !u.Backlog.At.Equal(full) || !u.Synced.Equal(at) || !u.Opened.Equal(start) {
+		t.Errorf("told by a node: %+v", u)
+	}
+	tell(full.Add(2*period), &wire.Backlog{Refused: 1})
+	if u := first.Uplink(gwA, full); u.Backlog.Statements != 0 || !u.Synced.Equal(full.Add(2*period)) {
+		t.Errorf("after the drain %+v", u)
 	}
 }

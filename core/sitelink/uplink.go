@@ -39,6 +39,7 @@ type uplink struct {
 func (u *uplink) run(ctx context.Context) {
 	defer u.sub.Close()
 	u.Tracker.Opened(u.gw, u.session, time.Now())
+	u.Tracker.Carried(u.gw, u.session, u.ses.Carrier().String())
 	defer u.Tracker.Closed(u.gw, u.session)
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, u.ses.Close)
@@ -230,7 +231,7 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 	for i := range p.Offline {
 		u.Tracker.Offline(u.gw, u.session, &p.Offline[i])
 	}
-	u.Tracker.Digest(u.gw, u.session, p, limit)
+	u.Tracker.Digest(u.gw, u.session, p, now, limit)
 	return u.sendReceipts(u.due.note(devices, now))
 }
 

@@ -19,6 +19,9 @@ func (l *Link) report(ctx context.Context, s *session) error {
 		select {
 		case <-t.C:
 			for _, p := range l.Roster.Digest() {
+				if p.Digest {
+					p.Backlog = l.Custody.Backlog()
+				}
 				if err := s.Send(wire.TypePresence, p); err != nil {
 					return err
 				}

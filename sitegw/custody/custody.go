@@ -105,6 +105,15 @@ func (k *Keeper) Doubted() uint64 { return k.doubted.Load() }
 // Lost counts the records that the gateway's disk lost after they were in custody.
 func (k *Keeper) Lost() uint64 { return k.lost.Load() }
 
+// Backlog is what the core is told of what waits here.
+func (k *Keeper) Backlog() *wire.Backlog {
+	s := k.Spool.Status()
+	return &wire.Backlog{
+		Statements: s.Records, Bytes: uint64(max(s.Bytes, 0)), OldestMS: s.OldestMS, Holding: s.Holding, Failing: s.Failed != nil,
+		Refused: k.Refused(), Lost: k.Lost(),
+	}
+}
+
 // How much of the spool is looked at at once.
 const (
 	scanRecords = 1024

@@ -152,13 +152,15 @@ type CreateToken struct {
 
 // Site is a plant.
 type Site struct {
-	Name               string     `json:"name"`
-	HeartbeatIntervalS float64    `json:"heartbeat_interval_s"`
-	Devices            int        `json:"devices"`
-	Online             int        `json:"online"`
-	Gateways           int        `json:"gateways"`
-	UnreachableSince   *time.Time `json:"unreachable_since" doc:"since when all its gateways are silent; null: reachable, or without gateways"`
-	CreatedAt          time.Time  `json:"created_at"`
+	Name               string      `json:"name"`
+	HeartbeatIntervalS float64     `json:"heartbeat_interval_s"`
+	Devices            int         `json:"devices"`
+	Online             int         `json:"online"`
+	Gateways           int         `json:"gateways"`
+	Connected          int         `json:"gateways_connected"`
+	Backlog            SiteBacklog `json:"backlog"`
+	UnreachableSince   *time.Time  `json:"unreachable_since" doc:"since when all its gateways are silent; null: reachable, or without gateways"`
+	CreatedAt          time.Time   `json:"created_at"`
 }
 
 // SetSite changes a site, and makes it when it is new.
@@ -184,9 +186,40 @@ type Gateway struct {
 	Listen      string     `json:"listen"`
 	Connected   bool       `json:"connected" doc:"heard within three report periods"`
 	LastHeardAt *time.Time `json:"last_heard_at"`
+	Uplink      *Uplink    `json:"uplink" doc:"null: not connected"`
+	Backlog     *Backlog   `json:"backlog" doc:"what it told last, also while it is not connected; null: nothing yet"`
+	LastSyncAt  *time.Time `json:"last_sync_at" doc:"when it told last that nothing waits there; null: not known"`
 	Devices     int        `json:"devices" doc:"online through it"`
 	EnrolledAt  time.Time  `json:"enrolled_at"`
 	Keys        []Key      `json:"keys" nullable:"false"`
+}
+
+// Uplink is a gateway's session with a core node.
+type Uplink struct {
+	Node    string    `json:"node"`
+	Carrier string    `json:"carrier" doc:"quic, or tcp where UDP does not get through; empty: not known"`
+	Since   time.Time `json:"since"`
+}
+
+// Backlog is what devices stated, a gateway has on its disk, and the core had not answered for when the gateway told it.
+type Backlog struct {
+	ToldAt     time.Time  `json:"told_at"`
+	Statements uint64     `json:"statements"`
+	Bytes      uint64     `json:"bytes" doc:"of the gateway's disk; what is done with leaves it in segments"`
+	OldestAt   *time.Time `json:"oldest_at" doc:"when the oldest was taken; null: nothing waits, or the gateway cannot tell"`
+	Holding    bool       `json:"holding" doc:"there is no room: devices are asked to keep what they state"`
+	Failing    bool       `json:"failing" doc:"the gateway's disk takes nothing at present"`
+	Refused    uint64     `json:"refused" doc:"since its start: statements that the core will never take"`
+	Lost       uint64     `json:"lost" doc:"since its start: statements that its disk lost"`
+}
+
+// SiteBacklog sums up what the gateways of a site told last.
+type SiteBacklog struct {
+	Statements uint64     `json:"statements"`
+	Bytes      uint64     `json:"bytes"`
+	OldestAt   *time.Time `json:"oldest_at" doc:"null: nothing waits, or nobody can tell"`
+	Holding    int        `json:"holding" doc:"gateways that have no room left"`
+	Unknown    int        `json:"unknown" doc:"gateways of which no backlog is known"`
 }
 
 // Event tells of a change that is committed.

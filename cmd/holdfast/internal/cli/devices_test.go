@@ -70,7 +70,8 @@ func TestInjection(t *testing.T) {
 	core.history[0].Changed = []v1.Change{{Fact: hostile, From: hostile, To: hostile}}
 	core.presence[0].Reason = hostile
 	core.sites[1].Name = hostile
-	core.gateways[1].Name = hostile
+	core.gateways[2].Name = hostile
+	core.gateways[0].Uplink = &v1.Uplink{Node: hostile, Carrier: hostile}
 	core.tokens[0].Comment = hostile
 	core.events[0].Data = map[string]string{hostile: hostile}
 	for i := range core.cluster.Nodes {

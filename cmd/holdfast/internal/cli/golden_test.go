@@ -31,6 +31,8 @@ var scenarios = []struct {
 	{"sites-set", "sites set plant-9 --heartbeat-interval 2s"},
 	{"gateways-list", "gateways list"},
 	{"gateways-list-site", "gateways list --site plant-8"},
+	{"gateways-get", "gateways get plant-7/gw-a"},
+	{"gateways-get-away", "gateways get plant-7/gw-b"},
 	{"tokens-create", "tokens create --kind device --site plant-7 --ttl 1h --uses 10 --tag line=3 --tag role=eye --comment try"},
 	{"tokens-list", "tokens list"},
 	{"tokens-get", "tokens get aa"},

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"net/http"
 	"strconv"
 	"time"
@@ -34,16 +35,29 @@ func sitesList(a *app) *cobra.Command {
 }
 
 func siteGrid(sites []v1.Site, now time.Time) *output.Grid {
-	g := output.NewGrid("NAME", "DEVICES", "ONLINE", "GATEWAYS", "INTERVAL", "UNREACHABLE")
+	g := output.NewGrid("NAME", "DEVICES", "ONLINE", "GATEWAYS", "INTERVAL", "BACKLOG", "OLDEST", "UNREACHABLE")
 	for _, s := range sites {
 		unreachable := ""
 		if s.UnreachableSince != nil {
 			unreachable = "since " + output.Ago(now, s.UnreachableSince)
 		}
-		g.Row(s.UnreachableSince != nil, s.Name, strconv.Itoa(s.Devices), strconv.Itoa(s.Online), strconv.Itoa(s.Gateways),
-			output.Seconds(s.HeartbeatIntervalS), unreachable)
+		g.Row(s.UnreachableSince != nil, s.Name, strconv.Itoa(s.Devices), strconv.Itoa(s.Online),
+			strconv.Itoa(s.Connected)+"/"+strconv.Itoa(s.Gateways), output.Seconds(s.HeartbeatIntervalS), siteBacklog(&s), synced(now, s.Backlog.OldestAt), unreachable)
 	}
 	return g
+}
+
+// siteBacklog is what the gateways of a site told last in a few words; empty: none of them told anything.
+func siteBacklog(s *v1.Site) string {
+	b := &s.Backlog
+	if b.Unknown == s.Gateways {
+		return ""
+	}
+	waits := waiting(b.Statements, b.Bytes, b.Holding > 0)
+	if b.Unknown > 0 {
+		waits += ", " + strconv.Itoa(b.Unknown) + " unknown"
+	}
+	return waits
 }
 
 func sitesGet(a *app) *cobra.Command {
@@ -65,7 +79,7 @@ func siteSheet(s v1.Site, revision string, now time.Time) *output.Sheet {
 	sh := &output.Sheet{}
 	sh.Fact("Name", s.Name)
 	sh.Fact("Devices", strconv.Itoa(s.Devices)+", online "+strconv.Itoa(s.Online))
-	sh.Fact("Gateways", strconv.Itoa(s.Gateways))
+	sh.Fact("Gateways", strconv.Itoa(s.Gateways)+", connected "+strconv.Itoa(s.Connected))
 	sh.Fact("Heartbeat interval", output.Seconds(s.HeartbeatIntervalS))
 	reachable := "yes"
 	if s.UnreachableSince != nil {
@@ -74,6 +88,10 @@ func siteSheet(s v1.Site, revision string, now time.Time) *output.Sheet {
 		reachable = "it has no gateway yet"
 	}
 	sh.Fact("Reachable", reachable)
+	sh.Fact("Backlog", cmp.Or(siteBacklog(&s), "not known"))
+	if s.Backlog.OldestAt != nil {
+		sh.Sub("Oldest", output.Both(now, s.Backlog.OldestAt))
+	}
 	sh.Fact("Created", output.Both(now, &s.CreatedAt))
 	sh.Fact("Revision", revision)
 	return sh
