@@ -66,7 +66,7 @@ func TestWrongClocks(t *testing.T) {
 			if years < 0 && h[i].ClockState != "floored" || years >= 0 && h[i].ClockState != "synced" {
 				t.Errorf("with a clock %d years off the statement says %s", years, h[i].ClockState)
 			}
-			if gap := h[i].CommittedAt.Sub(h[i].GatewayTime); gap < -time.Minute || gap > time.Minute {
+			if gap := h[i].CommittedAt.Sub(*h[i].GatewayTime); gap < -time.Minute || gap > time.Minute {
 				t.Errorf("gateway time %v, committed %v", h[i].GatewayTime, h[i].CommittedAt)
 			}
 			offset.Store(0)

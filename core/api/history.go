@@ -11,8 +11,10 @@ import (
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
-	"github.com/holdfast-edge/holdfast/wire/seal"
 )
+
+const historyText = "Items are in the order of epoch and seq, also those that were committed out of it. " +
+	"What is committed while one pages, and belongs before the cursor, is not shown."
 
 type historyInput struct {
 	Reading
@@ -53,36 +55,33 @@ func (s *server) listHistory(ctx context.Context, c *call, in *historyInput) (*r
 	if err != nil {
 		return nil, err
 	}
-	recs, next, err := s.records(ctx, v, d.ID, in, registry.KindStatement)
+	all, next, err := s.statements(ctx, v.Index(), d, in)
 	if err != nil {
 		return nil, err
 	}
-	out := v1.List[v1.HistoryItem]{Items: make([]v1.HistoryItem, len(recs)), NextCursor: next}
-	for i := range recs {
-		if out.Items[i], err = historyItem(&recs[i]); err != nil {
-			return nil, fmt.Errorf("device %v, history record %v: %w", d.ID, recs[i].Cursor(), err)
-		}
+	out := v1.List[v1.HistoryItem]{Items: make([]v1.HistoryItem, len(all)), NextCursor: next}
+	for i, r := range all {
+		out.Items[i] = r.item()
 	}
 	return answer(out), nil
 }
 
-func historyItem(r *history.Record) (v1.HistoryItem, error) {
-	var rec registry.StatementRecord
-	if err := wire.Unmarshal(r.Data, &rec); err != nil {
-		return v1.HistoryItem{}, err
+// item is a record as the API writes it.
+func (s *stated) item() v1.HistoryItem {
+	if s.st == nil {
+		return v1.HistoryItem{
+			Epoch: s.epoch, Seq: s.seq, To: s.lost.To, Type: "lost", CommittedAt: at(s.record.Time.UnixMilli()), Changed: []v1.Change{},
+		}
 	}
-	st, err := seal.ParseStatement(rec.Sealed)
-	if err != nil {
-		return v1.HistoryItem{}, err
-	}
+	device, gateway := at(s.st.TimeMS), at(s.rec.GatewayMS)
 	out := v1.HistoryItem{
-		Epoch: st.Epoch, Seq: st.Seq, Type: st.Type.String(), DeviceTime: at(st.TimeMS), ClockState: st.Clock.String(),
-		GatewayTime: at(rec.GatewayMS), Gateway: rec.Gateway, CommittedAt: at(r.Time.UnixMilli()), Changed: make([]v1.Change, len(rec.Changed)),
+		Epoch: s.epoch, Seq: s.seq, Type: s.st.Type.String(), DeviceTime: &device, ClockState: s.st.Clock.String(), GatewayTime: &gateway,
+		Gateway: s.rec.Gateway, CommittedAt: at(s.record.Time.UnixMilli()), Late: s.rec.Late, Changed: make([]v1.Change, len(s.rec.Changed)),
 	}
-	for i, c := range rec.Changed {
+	for i, c := range s.rec.Changed {
 		out.Changed[i] = v1.Change{Fact: c.Fact, From: c.From, To: c.To}
 	}
-	return out, nil
+	return out
 }
 
 // outages reads, per site, the outages that show in one of the spans.

@@ -15,7 +15,7 @@ func (s *server) routes() {
 	add(s, on(patch, "/v1/devices/{id}", "set-device", "Change a device's settings").missable().has(), operate(theDevice), s.setDevice)
 	add(s, on(patch, "/v1/devices/{id}/tags", "set-tags", "Change the operators' tags of a device").missable().has(), operate(theDevice), s.setTags)
 	add(s, on(post, "/v1/devices/{id}/release", "release-device", "End a device's quarantine").missable().has(), operate(theDevice), s.releaseDevice)
-	add(s, on(get, "/v1/devices/{id}/history", "list-history", "What a device stated, as it was committed").missable(), see(theDevice), s.listHistory)
+	add(s, on(get, "/v1/devices/{id}/history", "list-history", "What a device stated, in the order in which it did").missable().says(historyText), see(theDevice), s.listHistory)
 	add(s, on(get, "/v1/devices/{id}/presence", "list-presence", "When a device was online").missable().says(presenceText), see(theDevice), s.listPresence)
 
 	add(s, on(get, "/v1/tokens", "list-tokens", "List enrollment tokens in order of id"), see(whatISee), s.listTokens)

@@ -88,15 +88,17 @@ type Key struct {
 
 // HistoryItem is one committed statement of a device.
 type HistoryItem struct {
-	Epoch       uint64    `json:"epoch"`
-	Seq         uint64    `json:"seq"`
-	Type        string    `json:"type" enum:"register"`
-	DeviceTime  time.Time `json:"device_time"`
-	ClockState  string    `json:"clock" enum:"unknown,synced,unsynced,floored"`
-	GatewayTime time.Time `json:"gateway_time"`
-	Gateway     string    `json:"gateway"`
-	CommittedAt time.Time `json:"committed_at"`
-	Changed     []Change  `json:"changed" nullable:"false" doc:"the facts that it changed"`
+	Epoch       uint64     `json:"epoch"`
+	Seq         uint64     `json:"seq"`
+	To          uint64     `json:"to,omitempty" doc:"of lost: the last seq of the range that begins with seq"`
+	Type        string     `json:"type" enum:"register,lost" doc:"lost: statements that the device made and says it no longer holds; those that still come are items of their own"`
+	DeviceTime  *time.Time `json:"device_time" doc:"null: lost"`
+	ClockState  string     `json:"clock,omitempty" enum:"unknown,synced,unsynced,floored"`
+	GatewayTime *time.Time `json:"gateway_time" doc:"when its gateway took it; null: lost"`
+	Gateway     string     `json:"gateway"`
+	CommittedAt time.Time  `json:"committed_at"`
+	Late        bool       `json:"late,omitempty" doc:"it had been given up as lost"`
+	Changed     []Change   `json:"changed" nullable:"false" doc:"the facts that it changed"`
 }
 
 // Change is one reported fact that a registration changed.

@@ -157,8 +157,15 @@ func historyGrid(items []v1.HistoryItem) *output.Grid {
 		for i, c := range it.Changed {
 			changed[i] = c.Fact + ": " + orNone(c.From) + " → " + orNone(c.To)
 		}
-		g.Row(false, strconv.FormatUint(it.Epoch, 10), strconv.FormatUint(it.Seq, 10), it.Type, output.Stamp(&it.CommittedAt),
-			output.Stamp(&it.DeviceTime), it.ClockState, it.Gateway, strings.Join(changed, ", "))
+		seq, kind := strconv.FormatUint(it.Seq, 10), it.Type
+		if it.To > it.Seq {
+			seq += "-" + strconv.FormatUint(it.To, 10)
+		}
+		if it.Late {
+			kind += ", late"
+		}
+		g.Row(it.To != 0, strconv.FormatUint(it.Epoch, 10), seq, kind, output.Stamp(&it.CommittedAt),
+			output.Stamp(it.DeviceTime), it.ClockState, it.Gateway, strings.Join(changed, ", "))
 	}
 	return g
 }

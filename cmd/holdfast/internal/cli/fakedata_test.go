@@ -60,9 +60,11 @@ func newFleet() *fakeCore {
 			{ID: "ab22", Kind: "gateway", Site: "plant-8", Uses: 1, Used: 1, CreatedAt: *before(time.Hour), CreatedBy: "admin", ExpiresAt: *before(0), State: "used_up"},
 		},
 		history: []v1.HistoryItem{
-			{Epoch: 1, Seq: 1, Type: "register", DeviceTime: *before(48 * time.Hour), ClockState: "synced", GatewayTime: *before(48 * time.Hour), Gateway: "plant-7/gw-a", CommittedAt: *before(48 * time.Hour), Changed: []v1.Change{{Fact: "agent_version", To: "0.9.0"}}},
-			{Epoch: 1, Seq: 2, Type: "register", DeviceTime: *before(27 * time.Hour), ClockState: "floored", GatewayTime: *before(26 * time.Hour), Gateway: "plant-7/gw-a", CommittedAt: *before(26 * time.Hour), Changed: []v1.Change{{Fact: "agent_version", From: "0.9.0", To: "1.0.0"}}},
-			{Epoch: 2, Seq: 1, Type: "register", DeviceTime: *before(time.Hour), ClockState: "synced", GatewayTime: *before(time.Hour), Gateway: "plant-7/gw-a", CommittedAt: *before(time.Hour), Changed: []v1.Change{}},
+			{Epoch: 1, Seq: 1, Type: "register", DeviceTime: before(48 * time.Hour), ClockState: "synced", GatewayTime: before(48 * time.Hour), Gateway: "plant-7/gw-a", CommittedAt: *before(48 * time.Hour), Changed: []v1.Change{{Fact: "agent_version", To: "0.9.0"}}},
+			{Epoch: 1, Seq: 2, Type: "register", DeviceTime: before(27 * time.Hour), ClockState: "floored", GatewayTime: before(26 * time.Hour), Gateway: "plant-7/gw-a", CommittedAt: *before(26 * time.Hour), Changed: []v1.Change{{Fact: "agent_version", From: "0.9.0", To: "1.0.0"}}},
+			{Epoch: 1, Seq: 3, To: 5, Type: "lost", CommittedAt: *before(2 * time.Hour), Changed: []v1.Change{}},
+			{Epoch: 1, Seq: 4, Type: "register", DeviceTime: before(26 * time.Hour), ClockState: "synced", GatewayTime: before(26 * time.Hour), Gateway: "plant-7/gw-b", CommittedAt: *before(time.Minute), Late: true, Changed: []v1.Change{}},
+			{Epoch: 2, Seq: 1, Type: "register", DeviceTime: before(time.Hour), ClockState: "synced", GatewayTime: before(time.Hour), Gateway: "plant-7/gw-a", CommittedAt: *before(time.Hour), Changed: []v1.Change{}},
 		},
 		presence: []v1.PresenceItem{
 			{State: "online", From: *before(48 * time.Hour), To: before(27 * time.Hour), Gateway: "plant-7/gw-a", Beats: 37800, Missed: 2, Counted: true},
