@@ -32,7 +32,7 @@ func Command() *cobra.Command {
 		Short: "Run three core nodes, a gateway and three agents on this machine",
 		Long: `Runs a whole fleet as real processes on free loopback ports, in a temporary directory, and stays up until interrupted.
 
-With --once it runs through a story, checks every step, and ends with exit code 0, or says what was wrong.`,
+With --once it runs through a story, with a second gateway and an outage of the core, checks every step, and ends with exit code 0, or says what was wrong.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), cmd.OutOrStdout(), once, keep) },
 	}
@@ -46,8 +46,8 @@ type demo struct {
 	*procs.Fleet
 	out     io.Writer
 	begun   time.Time
-	gateway *procs.Proc
-	listen  string // of the gateway
+	gateway *plantGateway
+	second  *plantGateway // nil before the story's second part
 	ids     []string
 	agents  []*procs.Proc
 }
@@ -82,7 +82,7 @@ func run(ctx context.Context, out io.Writer, once, keep bool) (err error) {
 	if !once {
 		return d.stay(ctx)
 	}
-	for _, step := range d.story() {
+	for _, step := range append(d.story(), d.outage()...) {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -119,17 +119,7 @@ func (d *demo) startCore(ctx context.Context) error {
 
 func (d *demo) startGateway(ctx context.Context) (err error) {
 	d.say("enroll a gateway for site %s with a one-time token, and start it", site)
-	token, err := d.Token(ctx, "gateway", "gateway", site, 1)
-	if err != nil {
-		return err
-	}
-	if d.listen, err = procs.FreeAddr(); err != nil {
-		return err
-	}
-	if err := d.EnrollGateway(ctx, "gw-a", d.listen, token); err != nil {
-		return err
-	}
-	d.gateway, err = d.StartGateway("gw-a")
+	d.gateway, err = d.addGateway(ctx, "gw-a")
 	return err
 }
 
@@ -145,7 +135,7 @@ func (d *demo) enrollAgents(ctx context.Context) error {
 		var id string
 		// The gateway may still be on its way to the core: it then says so, and the device tries again.
 		err := d.Eventually(ctx, 15*time.Second, func() (err error) {
-			id, err = d.EnrollAgent(ctx, agentName(i), d.listen, token, "--tag", fmt.Sprintf("line=%d", i+1))
+			id, err = d.EnrollAgent(ctx, agentName(i), d.gateway.listen, token, "--tag", fmt.Sprintf("line=%d", i+1))
 			return err
 		})
 		if err != nil {
