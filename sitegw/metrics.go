@@ -28,7 +28,7 @@ var (
 	descAttached     = desc("sessions_total", "Sessions of agents that were admitted, by what they ran over: quic, or tcp where UDP does not get through.", "carrier")
 	descOnline       = desc("devices_online", "Devices that count as online at this gateway, also those whose session is lost and that are not silent for long enough.")
 	descHeartbeats   = desc("heartbeats_total", "Heartbeats of agents that were heard.")
-	descPassed       = desc("statements_passed_total", "Statements of devices that the core committed, and whose receipts were passed on.")
+	descPassed       = desc("statements_passed_total", "Statements of devices that were taken into custody.")
 	descRefused      = desc("statements_refused_total", "Statements of devices that were refused, here or by the core, by code. The device keeps what it has no receipt for.", "code")
 	descEnrolled     = desc("enrollments_total", "Enrollments of devices that the core granted through this gateway.")
 	descNotEnrolled  = desc("enrollments_refused_total", "Enrollments of devices that were refused, here or by the core, by code.", "code")

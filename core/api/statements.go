@@ -112,7 +112,32 @@ type sorter struct {
 	room    int // of the page
 	out     []*stated
 	waiting []*stated
-	dropped *stated // of what found no room, that which was read first
+	dropped *stated        // of what found no room, that which was read first
+	read    history.Cursor // how far the history was read
+	n       int            // records that were taken
+}
+
+// takeAll takes what was read, as far as it is no newer than a log index. It tells whether all that follows is newer still.
+func (s *sorter) takeAll(recs []history.Record, index uint64) (all bool, err error) {
+	for i := range recs {
+		newer := recs[i].Index > index
+		if newer && !s.newest {
+			return true, nil
+		}
+		before := s.read
+		s.read = recs[i].Cursor()
+		if newer {
+			continue
+		}
+		r, err := newStated(recs[i])
+		if err != nil {
+			return false, fmt.Errorf("history record %v: %w", s.read, err)
+		}
+		r.before, r.read = before, s.n
+		s.n++
+		s.take(r)
+	}
+	return false, nil
 }
 
 // compare orders two places as they are asked for.
@@ -186,16 +211,15 @@ func (s *sorter) show() {
 	}
 }
 
-// finish ends the page: with all that waits if there is nothing more to read. read is how far the history was read. It
-// tells whether there is more to show.
-func (s *sorter) finish(read history.Cursor, all bool) bool {
+// finish ends the page: with all that waits if there is nothing more to read. It tells whether there is more to show.
+func (s *sorter) finish(all bool) bool {
 	for all && len(s.waiting) > 0 && s.room > 0 {
 		s.show()
 	}
 	for _, r := range s.waiting {
 		s.drop(r)
 	}
-	s.at.from = read
+	s.at.from = s.read
 	if s.dropped != nil {
 		s.at.from = s.dropped.before
 	}
@@ -213,40 +237,24 @@ func (s *server) statements(ctx context.Context, index uint64, d *registry.Devic
 		mark.next = spot{head.N, head.Seq, true}
 	}
 	sort := &sorter{newest: in.newest(), at: mark, room: in.Limit}
-	read, n := mark.from, 0
+	sort.read = mark.from
 	for {
 		recs, next, err := s.History.Read(ctx, history.StreamID(registry.DeviceStream(d.ID)), history.Query{
-			After: read, Newest: in.newest(), Limit: in.Limit, Kinds: []history.Kind{history.Kind(registry.KindStatement), history.Kind(registry.KindLost)},
+			After: sort.read, Newest: in.newest(), Limit: in.Limit, Kinds: []history.Kind{history.Kind(registry.KindStatement), history.Kind(registry.KindLost)},
 		})
 		if err != nil {
 			return nil, "", fmt.Errorf("device %v: %w", d.ID, err)
 		}
-		all := next.IsZero()
-		for i := range recs {
-			if recs[i].Index > index {
-				if in.newest() {
-					continue
-				}
-				all = true // what follows is newer still
-				break
-			}
-			r, err := newStated(recs[i])
-			if err != nil {
-				return nil, "", fmt.Errorf("device %v, history record %v: %w", d.ID, recs[i].Cursor(), err)
-			}
-			r.before, r.read = read, n
-			read, n = recs[i].Cursor(), n+1
-			sort.take(r)
+		all, err := sort.takeAll(recs, index)
+		if err != nil {
+			return nil, "", fmt.Errorf("device %v: %w", d.ID, err)
 		}
-		if all || sort.room == 0 {
-			more := sort.finish(read, all)
-			if !more {
-				return sort.out, "", nil
-			}
-			return sort.out, l.bookmarkCursor(&sort.at), nil
+		if all = all || next.IsZero(); !all && sort.room > 0 {
+			continue
 		}
-		if in.newest() { // past those that are newer than index, of which there may be a whole page
-			read = next
+		if !sort.finish(all) {
+			return sort.out, "", nil
 		}
+		return sort.out, l.bookmarkCursor(&sort.at), nil
 	}
 }

@@ -54,7 +54,8 @@ func said(t *testing.T, ends map[uint64]uint64, items ...string) (d *registry.De
 	d, f = &registry.Device{ID: ident.NewDeviceID()}, new(tape)
 	for i, it := range items {
 		var epoch, seq, to uint64
-		kind, v := registry.KindStatement, any(nil)
+		kind := registry.KindStatement
+		var v any
 		if n, _ := fmt.Sscanf(it, "%d.%d-%d", &epoch, &seq, &to); n == 3 {
 			kind, v = registry.KindLost, &registry.Lost{Epoch: epoch, From: seq, To: to}
 		} else {
