@@ -50,7 +50,13 @@ type Settings struct {
 	// TargetBeats is how many heartbeats a second this gateway wants at the most; 0: DefaultTargetBeats. Beyond it devices are told
 	// longer intervals.
 	TargetBeats uint32 `yaml:"target_beats,omitempty"`
+	// SpoolQuota is how many bytes of the disk the statements may take that the core does not have yet, at least MinSpoolQuota;
+	// 0: spool.DefaultQuota. Beyond it devices are told to hold what they state.
+	SpoolQuota config.Bytes `yaml:"spool_quota,omitempty"`
 }
+
+// MinSpoolQuota is the least that a spool works in: segments of a few dozen statements.
+const MinSpoolQuota config.Bytes = 1 << 20
 
 // Check holds the settings against their rules. The error is ErrConfig and names the key.
 func (s *Settings) Check() error {
@@ -70,6 +76,9 @@ func (s *Settings) Check() error {
 	}
 	if s.TargetBeats > pace.MaxTarget {
 		return fmt.Errorf("target_beats: %w: %d is not within 1 and %d", ErrConfig, s.TargetBeats, pace.MaxTarget)
+	}
+	if s.SpoolQuota != 0 && s.SpoolQuota < MinSpoolQuota {
+		return fmt.Errorf("spool_quota: %w: %v is less than %v", ErrConfig, s.SpoolQuota, MinSpoolQuota)
 	}
 	return nil
 }
@@ -235,7 +244,7 @@ func New(c Config) (_ *Gateway, err error) {
 			return nil, fmt.Errorf("ops address: %w", err)
 		}
 	}
-	if g.spool, err = spool.Open(spool.Config{Dir: filepath.Join(c.DataDir, spoolDir), Wall: c.Wall, Log: c.Log}); err != nil {
+	if g.spool, err = spool.Open(spool.Config{Dir: filepath.Join(c.DataDir, spoolDir), Quota: int64(c.SpoolQuota), Wall: c.Wall, Log: c.Log}); err != nil {
 		return nil, err
 	}
 	if g.custody, err = custody.Open(custody.Config{Spool: g.spool, Wall: c.Wall, Log: c.Log}); err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/holdfast-edge/holdfast/internal/config"
 	"github.com/holdfast-edge/holdfast/internal/daemon"
 	"github.com/holdfast-edge/holdfast/sitegw"
 	"github.com/holdfast-edge/holdfast/sitegw/witness"
@@ -46,6 +47,7 @@ func (f *flags) add(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.s.Cores, "core", nil, "host:port (UDP and TCP) of a core node's uplink (repeatable, or with commas); tried beside those that the core told")
 	fs.StringVar(&f.s.Ops, "ops", "", "host:port (TCP) for /metrics, /healthz and /readyz, which ask for no password: loopback or a management network; default none")
 	fs.Uint32Var(&f.s.TargetBeats, "target-beats", 0, "heartbeats a second, beyond which devices are told longer intervals (default 1000)")
+	fs.TextVar(&f.s.SpoolQuota, "spool-quota", config.Bytes(0), "disk that statements may take while the core cannot be reached, such as 256MiB; beyond it devices hold theirs (default 1GiB)")
 	fs.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 }
 
@@ -121,6 +123,9 @@ func override(s, by *sitegw.Settings) {
 	}
 	if by.TargetBeats != 0 {
 		s.TargetBeats = by.TargetBeats
+	}
+	if by.SpoolQuota != 0 {
+		s.SpoolQuota = by.SpoolQuota
 	}
 }
 

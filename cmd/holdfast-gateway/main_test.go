@@ -52,7 +52,7 @@ func write(t *testing.T, content string) string {
 	return dir
 }
 
-const file = "name: gw-a\nlisten: file:1\ncores: [file:2, file:3]\nops: file:4\ntarget_beats: 21\n"
+const file = "name: gw-a\nlisten: file:1\ncores: [file:2, file:3]\nops: file:4\ntarget_beats: 21\nspool_quota: 2GiB\n"
 
 // A key is one thing that can be configured: where it can be said, and how a start sees it.
 type key struct {
@@ -77,6 +77,10 @@ func keys(fromEnv, fromFlag string) []key {
 		{
 			yaml: "target_beats", flag: "target-beats", def: "21", env: "22", args: "23",
 			see: func(g given) string { return strconv.FormatUint(uint64(g.s.TargetBeats), 10) },
+		},
+		{
+			yaml: "spool_quota", flag: "spool-quota", def: "2GiB", env: "3MiB", args: "4MiB",
+			see: func(g given) string { return g.s.SpoolQuota.String() },
 		},
 		{flag: "log-level", def: "info", env: "warn", args: "debug", see: func(g given) string { return g.level }},
 		{flag: "data-dir", env: fromEnv, args: fromFlag, see: func(g given) string { return g.dir }},
@@ -163,6 +167,23 @@ func TestAddressesByHand(t *testing.T) {
 		code, g, _, errs := execute(nil, append([]string{"run", "--data-dir", dir}, args...)...)
 		if code != daemon.ExitOK || !slices.Equal(g.s.Cores, []string{"a:1", "b:2"}) {
 			t.Errorf("%v: exit %d, %v: %s", args, code, g.s.Cores, errs)
+		}
+	}
+}
+
+func TestBadSpoolQuota(t *testing.T) {
+	dir := write(t, file)
+	for said, c := range map[string]struct{ dir, flag string }{
+		"spool_quota": {dir: write(t, strings.Replace(file, "2GiB", "1023KiB", 1))},
+		"2 GB":        {dir: write(t, strings.Replace(file, "2GiB", "2 GB", 1))},
+		"spool-quota": {dir: dir, flag: "2GB"},
+	} {
+		args := []string{"run", "--data-dir", c.dir}
+		if c.flag != "" {
+			args = append(args, "--spool-quota", c.flag)
+		}
+		if code, _, _, errs := execute(nil, args...); code != daemon.ExitConfig || !strings.Contains(errs, said) {
+			t.Errorf("%v: exit %d, said %q, want %q", args, code, errs, said)
 		}
 	}
 }
