@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -104,6 +105,8 @@ func (l *Link) Run(ctx context.Context) error {
 			}
 		} else {
 			failed++
+		}
+		if failed > 0 || silent(err) {
 			l.gateways = append(l.gateways[1:], gw)
 		}
 		wait := waitAfter(err, &b)
@@ -114,6 +117,13 @@ func (l *Link) Run(ctx context.Context) error {
 		backoff.Sleep(ctx, wait)
 	}
 	return nil
+}
+
+// silent tells whether a gateway said nothing more: it may be dead, and to dial it once more may take as long as an attempt can,
+// while the next one is there. One that ended the session, or that came back and does not know it, answers at once.
+func silent(err error) bool {
+	n, ok := errors.AsType[net.Error](err)
+	return errors.Is(err, errSilent) || ok && n.Timeout()
 }
 
 // waitAfter is how long to leave the gateways alone after err.
