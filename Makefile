@@ -118,7 +118,8 @@ nightly: ## what takes too long for every push: long fuzzing, every test many ti
 	$(MAKE) build test lint
 	$(MAKE) race TEST_FLAGS=-count=10 TEST_TIMEOUT=120m
 	$(MAKE) host race PKGS=./sim/procs RACE_SKIP='^$$' TEST_TIMEOUT=60m
-	HOLDFAST_CUTS=200 $(GO) test -run '^TestPowerCut' -timeout 2h ./sim/procs
+	HOLDFAST_CUTS=200 $(GO) test -run '^Test(Gateway)?PowerCut' -timeout 2h ./sim/procs
+	HOLDFAST_KILLS=all $(GO) test -run '^TestGatewayKilledAtSystemCalls$$' -timeout 2h ./sim/procs
 	HOLDFAST_CROWD=10000 $(GO) test -run '^TestCrowdComesBack' -timeout 30m ./sim/procs
 	HOLDFAST_SEEDS=5000 $(GO) test -run '^TestLinearizable' -timeout 12h ./sim
 	for i in {1..20}; do $(MAKE) demo DEMO_ARGS=--once; done

@@ -28,7 +28,8 @@ import (
 	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
 )
 
-// A Fleet is core nodes and whatever gateways and agents are added to them. Its methods are for one goroutine.
+// A Fleet is core nodes and whatever gateways and agents are added to them. Its methods are for one goroutine, but for those that start
+// a process.
 type Fleet struct {
 	Dir string // everything lies in it
 	Bin string // where the programs are
@@ -101,6 +102,11 @@ type Proc struct {
 
 // Start runs a program of the fleet until it is stopped. What it prints is appended to name.log.
 func (f *Fleet) Start(name, program string, args ...string) (*Proc, error) {
+	return f.start(name, filepath.Join(f.Bin, program), args...)
+}
+
+// start is Start for any program.
+func (f *Fleet) start(name, path string, args ...string) (*Proc, error) {
 	p := &Proc{Name: name, Log: f.Path(name + ".log"), done: make(chan struct{})}
 	out, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -109,7 +115,7 @@ func (f *Fleet) Start(name, program string, args ...string) (*Proc, error) {
 	if p.from, err = out.Seek(0, io.SeekEnd); err != nil {
 		return nil, errors.Join(err, out.Close())
 	}
-	p.cmd = exec.Command(filepath.Join(f.Bin, program), args...) //nolint:noctx,gosec // it ends by Kill or Stop, and its name is ours
+	p.cmd = exec.Command(path, args...) //nolint:noctx,gosec // it ends by Kill or Stop, and its name is ours
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
@@ -142,6 +148,12 @@ func (p *Proc) Exit(d time.Duration) (int, error) {
 	case <-t.C:
 		return 0, fmt.Errorf("%s after %v: %w", p.Name, d, ErrRuns)
 	}
+}
+
+// signaled tells whether the process, which has ended, was ended by a signal.
+func (p *Proc) signaled() bool {
+	w, ok := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	return ok && w.Signaled()
 }
 
 // ErrRuns says that a process goes on although it should have ended.

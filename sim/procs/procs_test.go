@@ -122,13 +122,21 @@ func (r *rig) startCores(n int) {
 
 func (r *rig) addGateway() {
 	r.t.Helper()
-	token, err := r.Token(r.ctx, "gateway", "gateway", site, 1)
-	r.must(err)
-	r.listen, err = FreeAddr()
-	r.must(err)
-	r.must(r.EnrollGateway(r.ctx, "gw-a", r.listen, token))
+	r.listen = r.enrollGateway("gw-a")
+	var err error
 	r.gateway, err = r.StartGateway("gw-a")
 	r.must(err)
+}
+
+// enrollGateway gets a gateway its identity and an address.
+func (r *rig) enrollGateway(name string) (listen string) {
+	r.t.Helper()
+	token, err := r.Token(r.ctx, name, "gateway", site, 1)
+	r.must(err)
+	listen, err = FreeAddr()
+	r.must(err)
+	r.must(r.EnrollGateway(r.ctx, name, listen, token))
+	return listen
 }
 
 func (r *rig) must(err error) {

@@ -1,0 +1,280 @@
+package procs
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
+)
+
+// changing are the system calls by which a gateway changes what outlives it, and by which it says something.
+const changing = "pwrite64,write,fdatasync,fsync,ftruncate,fallocate,renameat,renameat2,linkat,unlinkat,mkdirat,openat"
+
+// A point is a moment at which a gateway can be killed: before one of its threads makes a system call for the nth time. That is
+// how strace counts.
+type point struct {
+	call string
+	n    int
+}
+
+func (p point) String() string { return fmt.Sprintf("%s %d", p.call, p.n) }
+
+// madeCall is how strace shows that a thread makes a call. The end of one that was interrupted begins with "<...".
+var madeCall = regexp.MustCompile(`^(\d+) +([a-z0-9_]+)\(`)
+
+// points reads what strace wrote of a whole run. Files that are opened only to be read are no points.
+func points(path string) ([]point, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	made, found := make(map[string]int), make(map[point]bool)
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		m := madeCall.FindStringSubmatch(lines.Text())
+		if m == nil {
+			continue
+		}
+		made[m[1]+m[2]]++
+		if m[2] != "openat" || strings.Contains(lines.Text(), "O_CREAT") {
+			found[point{m[2], made[m[1]+m[2]]}] = true
+		}
+	}
+	var out []point
+	for p := range found {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b point) int { return cmp.Or(cmp.Compare(a.call, b.call), a.n-b.n) })
+	return out, lines.Err()
+}
+
+const (
+	killSample  = 50 // points in a run, unless HOLDFAST_KILLS=all
+	rareCall    = 6  // a call that is made less often than this belongs to every sample
+	killWorkers = 4  // gateways that are killed at the same time, one device behind each
+	killLoad    = 48 // statements of one life of a gateway, taken one by one, and as many at once
+)
+
+// A victim is a gateway that is killed again and again, and the device behind it.
+type victim struct {
+	*rig
+	name   string
+	strace string // path of the program
+	device *box
+}
+
+// live has the gateway take statements, bring them to the core, have them trimmed and end. It returns whether it was killed.
+func (v *victim) live(args ...string) (killed bool, err error) {
+	args = append([]string{"-D", "-f", "-qqq", "-e", "trace=" + changing}, args...)
+	p, err := v.start(v.name, v.strace, append(args, filepath.Join(v.Bin, "holdfast-gateway"), "run", "--data-dir", v.Path(v.name))...)
+	if err != nil {
+		return false, err
+	}
+	defer p.Kill()
+	err = v.serve(p, killLoad)
+	if err == nil {
+		err = p.Stop()
+	}
+	if errors.Is(err, ErrStuck) {
+		return false, err
+	}
+	if _, stuck := p.Exit(5 * time.Second); stuck != nil {
+		return false, errors.Join(stuck, err)
+	}
+	if p.signaled() {
+		return true, nil
+	}
+	return false, err
+}
+
+// serve has the device state n statements through a process of its gateway, as many again at once, and waits for their receipt.
+func (v *victim) serve(p *Proc, n uint64) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithTimeout(v.ctx, 30*time.Second)
+	defer cancel()
+	wg.Go(func() {
+		select {
+		case <-p.Done():
+			cancel() // to dial on makes no sense
+		case <-ctx.Done():
+		}
+	})
+	s, err := v.device.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	for range n { // each is a batch of its own
+		if err := v.device.state(s, 1); err != nil {
+			return err
+		}
+	}
+	if err := v.device.state(s, n); err != nil {
+		return err
+	}
+	return v.device.settle(s)
+}
+
+// check starts the gateway again, as it is shipped, and waits until the core has everything that was ever in its custody.
+func (v *victim) check() error {
+	p, err := v.StartGateway(v.name)
+	if err != nil {
+		return err
+	}
+	defer p.Kill()
+	if err := v.serve(p, 1); err != nil {
+		return fmt.Errorf("%w: %s", err, p.Tail())
+	}
+	return nil
+}
+
+// kill kills the gateway at a point, and checks what came of it.
+func (v *victim) kill(at point) (killed bool, err error) {
+	killed, err = v.live("-o", "/dev/null", "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", at.call, at.n))
+	if err == nil {
+		err = v.check()
+	}
+	if err != nil {
+		return killed, fmt.Errorf("%s, killed at %v: %w", v.name, at, err)
+	}
+	return killed, nil
+}
+
+// TestGatewayKilledAtSystemCalls kills gateways before system calls that change something, while they take statements, bring them
+// to the core and forget them. Whatever was in custody is in the core's history once. HOLDFAST_KILLS says how many points are
+// tried; all: every one.
+func TestGatewayKilledAtSystemCalls(t *testing.T) {
+	t.Parallel()
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skipf("SKIPPED, COUNT ME: the program strace is missing: %v", err)
+	}
+	r := prepareRig(t, time.Second)
+	r.startCores(1)
+	var victims []*victim
+	for i := range killWorkers {
+		v := &victim{rig: r, name: fmt.Sprintf("gw-%d", i+1), strace: strace}
+		listen := r.enrollGateway(v.name)
+		p, err := r.StartGateway(v.name)
+		r.must(err)
+		r.uplinked(p)
+		v.device = r.newBox(fmt.Sprintf("box-%d", i+1), listen)
+		p.Kill()
+		r.must(v.check()) // so that each life finds a segment that it can forget
+		victims = append(victims, v)
+	}
+	trace := r.Path("calls")
+	_, err = victims[0].live("-o", trace)
+	r.must(err)
+	exist, err := points(trace)
+	r.must(err)
+	todo, calls := slices.Clone(exist), make(map[string]int)
+	for _, p := range exist {
+		calls[p.call] = min(calls[p.call]+1, rareCall)
+	}
+	rand.Shuffle(len(todo), func(i, j int) { todo[i], todo[j] = todo[j], todo[i] })
+	slices.SortStableFunc(todo, func(a, b point) int { return cmp.Compare(calls[a.call], calls[b.call]) }) // the rarest calls always
+	switch s := os.Getenv("HOLDFAST_KILLS"); s {
+	case "all":
+	case "":
+		todo = todo[:min(killSample, len(todo))]
+	default:
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 1 {
+			t.Fatalf("HOLDFAST_KILLS=%q is neither a number of points nor all", s)
+		}
+		todo = todo[:min(n, len(todo))]
+	}
+	var next, killed atomic.Int64
+	began := time.Now()
+	var eg errgroup.Group
+	for _, v := range victims {
+		eg.Go(func() error {
+			for i := next.Add(1) - 1; i < int64(len(todo)); i = next.Add(1) - 1 {
+				hit, err := v.kill(todo[i])
+				if err != nil {
+					return err
+				}
+				if hit {
+					killed.Add(1)
+				}
+			}
+			return nil
+		})
+	}
+	r.must(eg.Wait())
+	var kept uint64
+	for _, v := range victims {
+		r.must(r.conserved(v.device))
+		kept += v.device.kept
+	}
+	t.Logf("%d points exist, %d were tried and %d came to be reached, in %.1f s; %d statements were in custody, each is in the history once",
+		len(exist), len(todo), killed.Load(), time.Since(began).Seconds(), kept)
+	if killed.Load() < int64(len(todo)/2) {
+		t.Errorf("only %d of %d points were reached", killed.Load(), len(todo))
+	}
+	r.must(victims[0].hasty())
+}
+
+// hasty is the control: it is as if the gateway had acknowledged what it had not written yet, when it is killed before it writes
+// that. The same checker must find it lost.
+func (v *victim) hasty() error {
+	b := v.device
+	for try := 0; len(b.pending) == 0; try++ { // nobody knows which thread will write
+		if try == 20 {
+			return errors.New("control: in 20 lives no write of a statement could be prevented")
+		}
+		if _, err := v.live("-o", "/dev/null", "-e", "inject=pwrite64:signal=KILL:when=5"); err != nil {
+			return err
+		}
+	}
+	b.custody(b.signed)
+	p, err := v.StartGateway(v.name)
+	if err != nil {
+		return err
+	}
+	defer p.Kill()
+	ctx, cancel := context.WithTimeout(v.ctx, boxPatience)
+	defer cancel()
+	s, err := b.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if err := b.state(s, 1); err != nil {
+		return err
+	}
+	return v.Eventually(ctx, boxPatience, func() error {
+		items, err := all[v1.HistoryItem](ctx, v.api, v.cores[0], "/v1/devices/"+b.id+"/history")
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(items, func(it v1.HistoryItem) bool { return it.Seq == b.kept }) {
+			return fmt.Errorf("control: statement %d has not come yet", b.kept)
+		}
+		if v.conserved(b) == nil {
+			return errors.New("control: a statement that was never written is not found lost: the test proves nothing")
+		}
+		return nil
+	})
+}
