@@ -55,3 +55,13 @@ func TestKeptSpans(t *testing.T) {
 		}
 	}
 }
+
+// What a device signed with a key counts after another has taken the key's place, and no longer once it is retired.
+func TestSigningKey(t *testing.T) {
+	d := Device{Keys: []Key{{ID: ident.KeyID{1}, State: KeyActive}, {ID: ident.KeyID{2}, State: KeySuperseded}, {ID: ident.KeyID{3}, State: KeyRetired}}}
+	for id, want := range map[byte]bool{1: true, 2: true, 3: false, 4: false} {
+		if k, ok := d.SigningKey(ident.KeyID{id}); ok != want || ok && k.ID != (ident.KeyID{id}) {
+			t.Errorf("key %d: %v, want %v", id, ok, want)
+		}
+	}
+}

@@ -203,6 +203,61 @@ func TestPutOffAndRefused(t *testing.T) {
 	})
 }
 
+// Spans lie in the spool among the statements and go behind them in a message, each with its own answer; those that the core does
+// not take are let go, because no device holds them.
+func TestSpans(t *testing.T) {
+	bubble(t, func(t *testing.T, k *custody.Keeper, restart func() *custody.Keeper) {
+		d := newDevice(t)
+		span := func(from int64) {
+			t.Helper()
+			done := make(chan error, 1)
+			k.KeepSpan(&wire.Span{Device: d.id, Attach: []byte("attach"), FromMS: from, LastMS: from + 1, ToMS: from + 2, Beats: 7}, func(err error) { done <- err })
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+		}
+		one, two := d.state(), d.state()
+		span(10)
+		keep(t, k, one)
+		span(20)
+		keep(t, k, two)
+		span(30)
+		k = restart()
+		if got := k.Kept(d.id); got != at(two) {
+			t.Errorf("kept %+v", got)
+		}
+		r := k.Replay()
+		b, _, err := r.Next(time.Now())
+		if err != nil || b.Len() != 5 {
+			t.Fatalf("%v, %v", b, err)
+		}
+		m := b.Submit(1)
+		if len(m.Statements) != 2 || len(m.AfterMS) != 2 || len(m.Spans) != 3 {
+			t.Fatalf("%d statements, %d spans", len(m.Statements), len(m.Spans))
+		}
+		for i, s := range m.Spans {
+			if s.FromMS != int64(10*(i+1)) || s.Device != d.id || string(s.Attach) != "attach" || s.Beats != 7 {
+				t.Errorf("span %d: %+v", i, s)
+			}
+		}
+		if refused := answer(t, r, b, 0, 0, wire.CodeUnknownKey, wire.CodeUnavailable, 0); len(refused) != 0 || k.Refused() != 0 || k.Doubted() != 1 {
+			t.Errorf("refused %+v, %d spans doubted", refused, k.Doubted())
+		}
+		if got := k.Spool.Trimmed().Seq; got != 2 { // the third record is the second span
+			t.Errorf("trimmed to %d", got)
+		}
+		time.Sleep(time.Minute)
+		b, _, _ = r.Next(time.Now())
+		if m := b.Submit(2); len(m.Statements) != 0 || len(m.Spans) != 1 || m.Spans[0].FromMS != 20 {
+			t.Errorf("then %+v", m)
+		}
+		answer(t, r, b, 0)
+		if n := k.Spool.Status().Records; n != 0 {
+			t.Errorf("%d records stay", n)
+		}
+	})
+}
+
 // Batches grow while the core answers quickly, and shrink on a slow link; never more are under way than the core takes.
 func TestBatchesFollowTheLink(t *testing.T) {
 	bubble(t, func(t *testing.T, k *custody.Keeper, _ func() *custody.Keeper) {
