@@ -287,6 +287,9 @@ func (a *Agent) wall() time.Time {
 	return now
 }
 
+// Answered counts the heartbeats of this run that a gateway answered.
+func (a *Agent) Answered() uint64 { return a.link.Answered() }
+
 // Run works until ctx ends. It returns an error only for what another try would not heal.
 func (a *Agent) Run(ctx context.Context) error {
 	a.Log.Info("agent runs", "identity", a.cred.ID.String(), "start", a.start, "version", a.Version)

@@ -357,6 +357,8 @@ type Agent struct {
 	Profile  func() wire.Profile // nil: a small machine
 	Wall     func() time.Time    // nil: the world's time
 	ID       string              // set by Enroll
+
+	runs []*agent.Agent
 }
 
 // NewAgent places a device that reaches the given gateways.
@@ -408,7 +410,16 @@ func (a *Agent) Start(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.runs = append(a.runs, x)
 	return a.w.start(ctx, a.Host, sockets, x.Run), nil
+}
+
+// Answered counts the heartbeats of all runs of the device's agent that a gateway answered.
+func (a *Agent) Answered() (n uint64) {
+	for _, x := range a.runs {
+		n += x.Answered()
+	}
+	return n
 }
 
 // Token makes an enrollment token.

@@ -42,13 +42,15 @@ var (
 	descWitness      = desc("witness_seq", "Number of the newest record of the core's audit trail that a verified head vouched for; 0 before the first.")
 	descMirror       = desc("mirror_devices", "Devices that are known to this gateway without the core, by whether they are of its own site.", "site")
 	descMirrorWrong  = desc("mirror_refused_total", "What a core node told of devices and gateways and the authority had not signed, or signed otherwise before.")
-	descSpool        = desc("spool_records", "Statements in custody on this gateway's disk that the core has not answered for.")
+	descSpool        = desc("spool_records", "Statements, and spans of presence, on this gateway's disk that the core has not answered for.")
 	descSpoolBytes   = desc("spool_bytes", "Disk that the spool takes; what is done with leaves it in segments.")
-	descSpoolAge     = desc("spool_oldest_age_seconds", "Age of the oldest statement in custody, by the gateway's clock. 0: none waits.")
+	descSpoolAge     = desc("spool_oldest_age_seconds", "Age of the oldest of them, by the gateway's clock. 0: none waits.")
 	descSpoolHolding = desc("spool_holding", "Whether devices are asked to keep their statements, because there is no room: 1 or 0.")
 	descSpoolFailed  = desc("spool_failures_total", "Times that a write or a sync of the spool failed, full disks included.")
 	descNeverTaken   = desc("statements_refused_by_core_total", "Statements in custody that the core will never take. Their devices still hold them.")
 	descLost         = desc("statements_lost_total", "Statements in custody that this gateway's disk lost. Their devices send them again where they have no receipt.")
+	descSpansLost    = desc("spans_lost_total", "Spans of presence that were lost because the spool took none for too long. Their heartbeats are missing from timelines.")
+	descSpansRefused = desc("spans_refused_total", "Spans of presence that the core did not take: nothing proved them.")
 	descWitnessAlarm = desc("witness_alarms_total", "Heads of the core's audit trail that were forged or contradicted another one.")
 )
 
@@ -61,6 +63,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 		descSessions, descAttached, descOnline, descHeartbeats, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descTurnedAway, descUplink,
 		descUplinkNode, descReconnects, descPeriod, descLeast, descWitness, descWitnessAlarm, descMirror, descMirrorWrong,
 		descSpool, descSpoolBytes, descSpoolAge, descSpoolHolding, descSpoolFailed, descNeverTaken, descLost,
+		descSpansLost, descSpansRefused,
 	} {
 		ch <- d
 	}
@@ -87,6 +90,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		counter(descAttached, n.Attached.Count(carrier), carrier.String())
 	}
 	gauge(descOnline, float64(c.g.roster.Online()))
+	counter(descSpansLost, c.g.roster.SpansLost())
+	counter(descSpansRefused, c.g.custody.Doubted())
 	counter(descHeartbeats, n.Heartbeats.Load())
 	counter(descPassed, n.Statements.Count(wire.CodeNone))
 	n.Statements.Each(refused(descRefused))

@@ -63,7 +63,7 @@ type Link struct {
 	run      uint64        // random id of this run
 	sessions atomic.Uint64 // of this run
 	sent     uint64        // heartbeats of this run
-	answered uint64
+	answered atomic.Uint64
 	renewed  time.Time     // when this run got a certificate; zero: not yet
 	wake     chan struct{} // capacity 1: there is a new statement
 	doubts   string        // a gateway that withholds receipts, to be named in the next attach; "": none
@@ -77,6 +77,9 @@ func New(c Config) *Link {
 		Config: c, dialer: wirelink.NewDialer(c.Transport, c.Streams), run: rand.Uint64(), wake: make(chan struct{}, 1), //nolint:gosec // an id, no secret
 	}
 }
+
+// Answered counts the heartbeats of this run that a gateway answered.
+func (l *Link) Answered() uint64 { return l.answered.Load() }
 
 // Wake says that the outbox has something new.
 func (l *Link) Wake() {

@@ -158,7 +158,7 @@ func (s *session) beat() error {
 	s.unanswered++
 	s.lastBeat = time.Now()
 	return s.link.Send(wire.TypeHeartbeat, wire.Heartbeat{
-		Run: s.Link.run, Number: s.sent, Answered: s.answered, UptimeMS: uint64(s.Uptime().Milliseconds()), IntervalMS: wire.Millis(s.interval), //nolint:gosec // G115: time since boot is positive
+		Run: s.Link.run, Number: s.sent, Answered: s.answered.Load(), UptimeMS: uint64(s.Uptime().Milliseconds()), IntervalMS: wire.Millis(s.interval), //nolint:gosec // G115: time since boot is positive
 	})
 }
 
@@ -167,7 +167,7 @@ func (s *session) take(f frame) error {
 	switch m := f.body.(type) {
 	case *wire.HeartbeatAck:
 		if m.Number != 0 {
-			s.answered++
+			s.answered.Add(1)
 			s.unanswered = 0
 		}
 		s.told(m.IntervalMS)
