@@ -99,7 +99,7 @@ func newCoreWith(tb testing.TB, role string, most limits) *core {
 	log := slog.New(slog.NewJSONHandler(c.log, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	c.book = tally.New(c.wall, log)
 	cfg := Config{
-		Registry: c, History: h, Tracker: c.tracker, Events: c.hub, Cluster: &nodes{core: c}, Tally: c.book, Pin: ident.KeyID{7}, Version: "1.2.3",
+		Registry: c, History: h, Tracker: c.tracker, Events: c.hub, Node: "core-1", Cluster: &nodes{core: c}, Tally: c.book, Pin: ident.KeyID{7}, Version: "1.2.3",
 		Wall: c.wall, Log: log, Derive: c.derive,
 		Authority: []byte("authority"),
 		Sign:      func(head *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(head, authority) },

@@ -129,6 +129,9 @@ func TestKeptAcrossRestart(t *testing.T) {
 		if got := k.Kept(other.id); got != (custody.Position{}) {
 			t.Errorf("of another: %+v", got)
 		}
+		if b := k.Backlog(); b.Statements != 2 || b.Bytes == 0 || b.OldestMS != time.Now().UnixMilli() || b.Holding || b.Failing {
+			t.Errorf("backlog %+v", b)
+		}
 		k = restart()
 		if got := k.Kept(d.id); got != at(two) {
 			t.Errorf("kept after a restart %+v", got)
