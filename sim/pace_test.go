@@ -47,7 +47,6 @@ func (p *plant) restartGateway(stop func() error) {
 func TestIntervalByTheGatewaysTarget(t *testing.T) {
 	t.Parallel()
 	inPlant(t, 16, 2*time.Second, func(p *plant) {
-
 		everybody := make([]int, len(p.devices))
 		for i := range everybody {
 			everybody[i] = i

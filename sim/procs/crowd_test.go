@@ -357,17 +357,17 @@ func cpu(pid int) string {
 		return err.Error()
 	}
 	_, rest, _ := strings.Cut(string(b), ") ")
-	ticks := time.Duration(0)
+	ticks := int64(0)
 	if f := strings.Fields(rest); len(f) > 12 {
 		for _, n := range f[11:13] { // in user mode, in the kernel
 			t, err := strconv.ParseInt(n, 10, 64)
 			if err != nil {
 				return err.Error()
 			}
-			ticks += time.Duration(t)
+			ticks += t
 		}
 	}
-	return (ticks * 10 * time.Millisecond).Round(100 * time.Millisecond).String() // a hundred ticks a second, on every Linux
+	return (time.Duration(ticks) * 10 * time.Millisecond).Round(100 * time.Millisecond).String() // a hundred ticks a second, on every Linux
 }
 
 // usage is what everybody has used of the processors.
