@@ -69,6 +69,7 @@ type Config struct {
 	Profile   func() wire.Profile            // nil: detection on this machine
 	Packet    func() (net.PacketConn, error) // nil: the machine's UDP
 	Stream    wirelink.StreamDial            // nil: the machine's TCP
+	Facts     time.Duration                  // how often to look whether a fact of the registration changed; 0: factsEvery
 }
 
 func (c Config) withDefaults() Config {
@@ -95,6 +96,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Stream == nil {
 		c.Stream = wirelink.DialTCP
+	}
+	if c.Facts == 0 {
+		c.Facts = factsEvery
 	}
 	return c
 }
@@ -307,7 +311,7 @@ func (a *Agent) close() error {
 	return errors.Join(append(errs, a.lock.Close())...)
 }
 
-// factsEvery is how often the agent looks whether a fact of its registration changed.
+// factsEvery is how often an agent looks whether a fact of its registration changed.
 const factsEvery = 10 * time.Minute
 
 // register states what the device is: once at each start, and again whenever a fact has changed.
@@ -316,7 +320,7 @@ func (a *Agent) register(ctx context.Context) error {
 		if err := a.registerOnce(); err != nil {
 			a.Log.Error("registration not stated, trying again later", "err", err)
 		}
-		if !backoff.Sleep(ctx, factsEvery) {
+		if !backoff.Sleep(ctx, a.Facts) {
 			return nil
 		}
 	}

@@ -4,3 +4,6 @@ package sim
 
 // defaultSeeds is how many storms a run of the tests has.
 const defaultSeeds = 100
+
+// conserveSeeds is how many worlds of TestConservation it has.
+const conserveSeeds = 60

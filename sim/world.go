@@ -322,10 +322,13 @@ func (g *Gateway) enroll(ctx context.Context, token *seal.Token) error {
 	return err
 }
 
+// Dir is the gateway's data directory.
+func (g *Gateway) Dir() string { return filepath.Join(g.w.Dir, g.Name) }
+
 func (g *Gateway) config(sockets *[]*netsim.PacketConn) sitegw.Config {
 	return sitegw.Config{
 		Settings: sitegw.Settings{Name: g.Name, Listen: g.Addr.String(), Cores: []string{uplinkAddr}, TargetBeats: g.TargetBeats},
-		DataDir:  filepath.Join(g.w.Dir, g.Name), Log: g.w.Log,
+		DataDir:  g.Dir(), Log: g.w.Log,
 		Busy: func() float64 { return 0 }, // the machine's time is not the world's
 		Packet: func(listen string) (net.PacketConn, error) {
 			if listen == "" {
@@ -356,6 +359,8 @@ type Agent struct {
 	Tags     map[string]string
 	Profile  func() wire.Profile // nil: a small machine
 	Wall     func() time.Time    // nil: the world's time
+	Facts    time.Duration       // how often it looks whether its profile changed; 0: as agents do
+	Log      *slog.Logger        // nil: the world's
 	ID       string              // set by Enroll
 
 	runs []*agent.Agent
@@ -378,16 +383,23 @@ func smallMachine() wire.Profile {
 	}
 }
 
+// Dir is the device's state directory.
+func (a *Agent) Dir() string { return filepath.Join(a.w.Dir, a.Name) }
+
 func (a *Agent) config(sockets *[]*netsim.PacketConn) agent.Config {
 	profile := a.Profile
 	if profile == nil {
 		profile = smallMachine
 	}
+	log := a.Log
+	if log == nil {
+		log = a.w.Log
+	}
 	boot := time.Now()
 	return agent.Config{
-		Settings: agent.Settings{Gateways: a.Gateways, Tags: a.Tags}, StateDir: filepath.Join(a.w.Dir, a.Name), Version: "sim", Log: a.w.Log.With("agent", a.Name),
+		Settings: agent.Settings{Gateways: a.Gateways, Tags: a.Tags}, StateDir: a.Dir(), Version: "sim", Log: log.With("agent", a.Name),
 		Uptime: func() time.Duration { return time.Since(boot) }, BootID: [16]byte{1}, Clock: func() seal.ClockQuality { return seal.ClockSynced },
-		Profile: profile, Wall: a.Wall,
+		Profile: profile, Wall: a.Wall, Facts: a.Facts,
 		Packet: func() (net.PacketConn, error) {
 			return a.w.socket(netip.AddrPortFrom(a.Host, 0).String(), sockets)
 		},
