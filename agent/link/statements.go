@@ -129,6 +129,7 @@ func (s *session) refused(e *wire.Error) {
 
 // receipt verifies a receipt and lets go of what it covers. One that does not verify or fit is reported and changes nothing.
 func (s *session) receipt(b []byte) error {
+	oldest := s.State.Oldest()
 	r, err := seal.OpenReceipt(b, s.Credential.Authority)
 	if err == nil {
 		err = s.State.Receipted(r)
@@ -145,7 +146,9 @@ func (s *session) receipt(b []byte) error {
 		}
 		u.settled()
 	}
-	u.owing = time.Time{}
+	if s.State.Oldest() != oldest { // an old receipt, shown again, pays no debt
+		u.owing = time.Time{}
+	}
 	s.expect()
 	return s.send()
 }

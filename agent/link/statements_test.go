@@ -134,6 +134,32 @@ func TestWithheldReceipts(t *testing.T) {
 	})
 }
 
+// An old receipt, genuine and shown again and again, does not put the doubt off.
+func TestOldReceiptPaysNoDebt(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		one := w.say()
+		g := w.accept(0)
+		g.welcome(nil)
+		g.next(one)
+		old := wire.HeartbeatAck{Uplink: true, Receipt: w.receipt(one)}
+		g.send(wire.TypeCustody, custodyOf(one))
+		g.send(wire.TypeHeartbeatAck, old)
+		settle()
+		two := w.say()
+		g.next(two)
+		g.send(wire.TypeCustody, custodyOf(two))
+		begin := time.Now()
+		for range doubtAfter {
+			g.send(wire.TypeHeartbeatAck, old)
+			g.idle(period*9/10, true)
+		}
+		other := w.accept(1)
+		if d := time.Since(begin); d < doubtAfter*period || d > doubtAfter*period+5*time.Second || other.attach.Doubts != g.attach.Gateway {
+			t.Errorf("left after %v, the other gateway is told %q", d, other.attach.Doubts)
+		}
+	})
+}
+
 // What the core will never take gets no receipt from anybody: no gateway is to blame.
 func TestRefusedByTheCore(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
