@@ -6,4 +6,4 @@ package sim
 const defaultSeeds = 100
 
 // conserveSeeds is how many worlds of TestConservation it has.
-const conserveSeeds = 60
+const conserveSeeds = 100

@@ -6,4 +6,4 @@ package sim
 const defaultSeeds = 10
 
 // conserveSeeds is how many worlds of TestConservation it has.
-const conserveSeeds = 6
+const conserveSeeds = 10

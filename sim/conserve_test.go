@@ -2,7 +2,6 @@ package sim
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -19,12 +18,10 @@ import (
 	"time"
 
 	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
-	"github.com/holdfast-edge/holdfast/core/history"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/sim/netsim"
 	"github.com/holdfast-edge/holdfast/sitegw/spool"
 	"github.com/holdfast-edge/holdfast/wire"
-	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
 // A world of conservation.
@@ -62,6 +59,7 @@ type conserve struct {
 	agents   []*Agent
 	nodes    []*machine
 	journals []*logbook
+	spools   []string // the gateways' data directories
 	stating  atomic.Bool
 
 	storm  context.Context //nolint:containedctx // ends with the faults
@@ -84,7 +82,7 @@ type machine struct {
 func (c *conserve) populate() (gateways []*Gateway) {
 	for i := range siteGateways {
 		g := c.newGateway("gw-" + string(rune('a'+i)))
-		gateways = append(gateways, g)
+		gateways, c.spools = append(gateways, g), append(c.spools, g.Dir())
 		c.gateways = append(c.gateways, &machine{host: g.Addr.Addr(), start: g.Start})
 	}
 	for i := range siteDevices {
@@ -272,15 +270,6 @@ func (c *conserve) open() string {
 	return ""
 }
 
-func deviceID(t *testing.T, a *Agent) ident.DeviceID {
-	t.Helper()
-	id, err := ident.ParseDeviceID(a.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
-}
-
 // sequences is how far each node has each device.
 func (c *conserve) sequences() (out [][]registry.Sequence) {
 	for n := range c.nodes {
@@ -317,43 +306,21 @@ func (c *conserve) compareAPI() {
 
 // judge holds the histories of all nodes against the journals, once everything has stopped.
 func (c *conserve) judge(sequences [][]registry.Sequence) {
-	for i, j := range c.journals {
-		if err := errors.Join(j.errs...); err != nil {
-			c.t.Errorf("%s: %v", c.agents[i].Name, err)
-		}
-	}
 	for n := range c.nodes {
-		h, err := history.Open(filepath.Join(c.Core(n+1).Dir(), "history"), history.Options{})
-		c.must(err)
 		for i, a := range c.agents {
-			if err := conserved(c.journals[i].all(), c.records(h, a), sequences[n][i]); err != nil {
+			if err := c.journals[i].compare(c.t, c.Core(n+1), a, sequences[n][i]); err != nil {
 				c.t.Errorf("%s of %s: %v", c.Core(n+1).Name, a.Name, err)
 			}
 		}
-		c.must(h.Close())
 	}
-	for _, name := range []string{"gw-a", "gw-b"} {
-		s, err := spool.Open(spool.Config{Dir: filepath.Join(c.Dir, name, "spool")})
+	for _, g := range c.spools {
+		s, err := spool.Open(spool.Config{Dir: filepath.Join(g, "spool")})
 		c.must(err)
 		if st := s.Status(); st.Records > 0 {
-			c.t.Errorf("the spool of %s still holds %d statements", name, st.Records)
+			c.t.Errorf("%s still holds %d statements", g, st.Records)
 		}
 		c.must(s.Close())
 	}
-}
-
-// records are a device's statements in a history.
-func (c *conserve) records(h *history.Store, a *Agent) (out []registry.StatementRecord) {
-	recs, _, err := h.Read(context.Background(), history.StreamID(registry.DeviceStream(deviceID(c.t, a))), history.Query{
-		Limit: history.MaxLimit, Kinds: []history.Kind{history.Kind(registry.KindStatement)},
-	})
-	c.must(err)
-	for i := range recs {
-		var rec registry.StatementRecord
-		c.must(wire.Unmarshal(recs[i].Data, &rec))
-		out = append(out, rec)
-	}
-	return out
 }
 
 // TestConservation states things in a plant of two gateways and five devices while its WAN is cut, its links lose, double and

@@ -4,14 +4,19 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"testing"
 
+	"github.com/holdfast-edge/holdfast/core/history"
 	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
@@ -64,6 +69,37 @@ func (j *logbook) all() [][]byte {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return slices.Clone(j.stated)
+}
+
+// compare holds the history of a core node that has stopped against the journal, and how far its registry had the device.
+func (j *logbook) compare(t *testing.T, c *CoreNode, a *Agent, q registry.Sequence) error {
+	t.Helper()
+	h, err := history.Open(filepath.Join(c.Dir(), "history"), history.Options{})
+	if err != nil {
+		return err
+	}
+	recs, _, err := h.Read(t.Context(), history.StreamID(registry.DeviceStream(deviceID(t, a))), history.Query{
+		Limit: history.MaxLimit, Kinds: []history.Kind{history.Kind(registry.KindStatement)},
+	})
+	if err = errors.Join(err, h.Close()); err != nil {
+		return err
+	}
+	committed := make([]registry.StatementRecord, len(recs))
+	for i := range recs {
+		if err := wire.Unmarshal(recs[i].Data, &committed[i]); err != nil {
+			return err
+		}
+	}
+	return errors.Join(errors.Join(j.errs...), conserved(j.all(), committed, q))
+}
+
+func deviceID(t *testing.T, a *Agent) ident.DeviceID {
+	t.Helper()
+	id, err := ident.ParseDeviceID(a.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }
 
 // conserved holds what the core has of a device against the device's journal: every statement once, to the byte (device times are
