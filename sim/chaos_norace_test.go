@@ -7,3 +7,6 @@ const defaultSeeds = 100
 
 // conserveSeeds is how many worlds of TestConservation it has.
 const conserveSeeds = 100
+
+// lightSeeds is how many worlds of TestConservationLight it has.
+const lightSeeds = 5000

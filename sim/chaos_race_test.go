@@ -7,3 +7,6 @@ const defaultSeeds = 10
 
 // conserveSeeds is how many worlds of TestConservation it has.
 const conserveSeeds = 10
+
+// lightSeeds is how many worlds of TestConservationLight it has.
+const lightSeeds = 300

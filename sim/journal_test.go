@@ -126,12 +126,12 @@ func conserved(stated [][]byte, committed []registry.StatementRecord, q registry
 	slices.SortStableFunc(got, byPlace)
 	for i := range max(len(want), len(got)) {
 		switch {
-		case i >= len(got):
-			return fmt.Errorf("%d of %d statements are missing, the first is %s", len(want)-i, len(want), named(want[i]))
-		case i >= len(want):
+		case i >= len(got), i < len(want) && byPlace(want[i], got[i]) < 0:
+			return fmt.Errorf("%s is missing at the core, which has %d of %d statements", named(want[i]), len(got), len(want))
+		case i >= len(want), byPlace(want[i], got[i]) > 0:
 			return fmt.Errorf("the core has %s, which was never stated, or has it twice", named(got[i]))
 		case !bytes.Equal(want[i].Sealed, got[i].Sealed):
-			return fmt.Errorf("the device stated %s where the core has %s", named(want[i]), named(got[i]))
+			return fmt.Errorf("the core has %s with other content", named(got[i]))
 		case want[i].TimeMS != got[i].TimeMS:
 			return fmt.Errorf("%s: device time %d, stated at %d", named(want[i]), got[i].TimeMS, want[i].TimeMS)
 		}
