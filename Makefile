@@ -122,6 +122,8 @@ nightly: ## what takes too long for every push: long fuzzing, every test many ti
 	HOLDFAST_KILLS=all $(GO) test -run '^TestGatewayKilledAtSystemCalls$$' -timeout 2h ./sim/procs
 	HOLDFAST_CROWD=10000 $(GO) test -run '^TestCrowdComesBack' -timeout 30m ./sim/procs
 	HOLDFAST_SEEDS=5000 $(GO) test -run '^TestLinearizable' -timeout 12h ./sim
+	HOLDFAST_SEEDS=5000 $(GO) test -run '^TestConservation$$' -timeout 12h ./sim
+	HOLDFAST_SEEDS=200000 $(GO) test -run '^TestConservationLight$$' -timeout 4h ./sim
 	for i in {1..20}; do $(MAKE) demo DEMO_ARGS=--once; done
 	$(MAKE) fuzz FUZZTIME=5m
 

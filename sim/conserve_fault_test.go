@@ -66,7 +66,7 @@ func (c *conserve) blow(r *rand.Rand, calm netsim.Weather) {
 		if i < len(on) {
 			m = on[i]
 		}
-		c.strike(m, rand.New(rand.NewPCG(c.seed, 1000+uint64(i))), calm) //nolint:gosec // G115: a count
+		c.strike(m, rand.New(rand.NewPCG(c.seed, 1000+uint64(i))), calm)
 	}
 }
 

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -28,12 +29,12 @@ import (
 const (
 	siteGateways = 2
 	siteDevices  = 5
-	outageTime   = time.Minute     // of faults
-	statedEvery  = time.Second     // by each device, while there are faults
-	minStated    = 200             // in a world
-	drainWithin  = 4 * time.Minute // after the faults
-	drainedAfter = time.Minute     // for what gateways hold that others brought before
-	biggerEvery  = 4               // of so many seeds one has a core of three nodes
+	outageTime   = 54 * time.Second // of faults
+	statedEvery  = time.Second      // by each device, while there are faults
+	minStated    = 200              // in a world
+	drainWithin  = 4 * time.Minute  // after the faults
+	drainedAfter = 40 * time.Second // for what gateways hold that others brought before
+	biggerEvery  = 4                // of so many seeds one has a core of three nodes
 )
 
 // A site is a plant with its core, stopped, as every outage begins with it.
@@ -257,7 +258,7 @@ func (c *conserve) open() string {
 		}
 		for i, a := range c.agents {
 			d, _ := v.Device(deviceID(c.t, a))
-			if got, want := d.Epoch.Seq, len(c.journals[i].all()); got != uint64(want) { //nolint:gosec // G115: a count
+			if got, want := d.Epoch.Seq, len(c.journals[i].all()); got != uint64(want) {
 				return fmt.Sprintf("%s has %d statements of %s, which made %d", c.Core(n+1).Name, got, a.Name, want)
 			}
 			left, err := os.ReadDir(filepath.Join(a.Dir(), "outbox"))
@@ -295,7 +296,7 @@ func (c *conserve) compareAPI() {
 			c.t.Errorf("%s: the API shows %d statements of %d", a.Name, len(l.Items), len(want))
 			continue
 		}
-		slices.SortFunc(l.Items, func(x, y v1.HistoryItem) int { return int(x.Seq) - int(y.Seq) }) //nolint:gosec // G115: hundreds
+		slices.SortFunc(l.Items, func(x, y v1.HistoryItem) int { return cmp.Compare(x.Seq, y.Seq) })
 		for k, it := range l.Items {
 			if w := want[k]; it.Epoch != w.Epoch || it.Seq != w.Seq || it.DeviceTime.UnixMilli() != w.TimeMS {
 				c.t.Errorf("%s: the API shows %+v for %s", a.Name, it, named(w))
