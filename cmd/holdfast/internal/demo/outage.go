@@ -50,7 +50,7 @@ func (d *demo) run(g *plantGateway) (err error) {
 	return err
 }
 
-// metric reads one of the gateway's metrics that has no labels.
+// metric reads one of the gateway's metrics, whose name is given with its labels.
 func (g *plantGateway) metric(ctx context.Context, name string) (float64, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -90,7 +90,8 @@ func (d *demo) secondGateway(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	return nil
+	// What it must know to admit them without the core.
+	return d.Eventually(ctx, 20*time.Second, func() error { return d.second.shows(ctx, `mirror_devices{site="own"}`, agents, agents) })
 }
 
 // knows tells whether one of the files in a device's directory names a gateway.
@@ -109,7 +110,7 @@ func knows(dir, gateway string) error {
 
 // cut takes the core away. From within the plant that looks as a WAN that is cut.
 func (d *demo) cut(ctx context.Context) error {
-	d.say("the core cannot be reached: all %d nodes are stopped, as good as a cut WAN for the plant", nodes)
+	d.say("the core cannot be reached: all %d nodes are killed, which from within the plant looks as a cut WAN", nodes)
 	for n := 1; n <= nodes; n++ {
 		c, err := d.Core(n)
 		if err != nil {
