@@ -123,7 +123,7 @@ func TestTimelineAfterAnOutage(t *testing.T) {
 					t.Errorf("device %d: a hole: %s", i, text(items, began))
 				}
 			}
-			if n := a.Answered(); beats < n || beats > n+uint64(kills[i]) { //nolint:gosec // G115: a handful
+			if n := a.Answered(); beats < n || beats > n+uint64(kills[i]) {
 				t.Errorf("device %d: %d heartbeats in the timeline, %d were answered: %s", i, beats, n, text(items, began))
 			}
 			for _, m := range want { // not the last heartbeats before a gateway was killed: nobody vouches for what came after them

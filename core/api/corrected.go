@@ -152,20 +152,27 @@ func sweep(claims []claim, origins []stretch) []stretch {
 	for i := range out {
 		all = append(all, out[i].stretch)
 	}
+	all = append(all, hidden(out, origins, shown)...)
+	slices.SortStableFunc(all, func(a, b stretch) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to)) })
+	return all
+}
+
+// hidden are the stretches that counted something and do not show: moments, at the beginning of what hides them, so that none lies
+// within a stretch, or apart.
+func hidden(out []claim, origins []stretch, shown []bool) (moments []stretch) {
 	for i, s := range origins {
 		if shown[i] || s.beats == 0 && s.missed == 0 {
 			continue
 		}
-		for j := range out { // the beginning of what hides it, so that no moment lies within a stretch, or apart
+		for j := range out {
 			if j == 0 || out[j].from <= origins[i].from {
 				s.from = out[j].from
 			}
 		}
 		s.to = s.from
-		all = append(all, s)
+		moments = append(moments, s)
 	}
-	slices.SortStableFunc(all, func(a, b stretch) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to)) })
-	return all
+	return moments
 }
 
 // joins tells whether c, which follows at once, is more of the same.

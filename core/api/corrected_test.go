@@ -54,36 +54,47 @@ func TestCorrected(t *testing.T) {
 		{"live alone", []stretch{told("a", 5, 9, 4), off("a", 9, 12), goesOn("a", 12)}, nil, "on 5-9 a:4, off 9-12 a, on 12- a"},
 		{"the same, from the disk", []stretch{told("a", 5, 9, 4), off("a", 9, 12), goesOn("a", 12)}, []stretch{fact("a", 5, 8, 9, 4)}, "on 5-9 a:4, off 9-12 a, on 12- a"},
 		{
-			"several in an outage, of which live knows one", []stretch{told("a", 5, 50, 7), off("a", 50, 60), goesOn("a", 60)},
+			"several in an outage, of which live knows one",
+			[]stretch{told("a", 5, 50, 7), off("a", 50, 60), goesOn("a", 60)},
 			[]stretch{fact("a", 40, 47, 50, 7), fact("a", 5, 9, 12, 4), fact("a", 20, 27, 30, 5)},
 			"on 5-12 a:4, off 12-20 a, on 20-30 a:5, off 30-40 a, on 40-50 a:7, off 50-60 a, on 60- a",
 		},
 		{
-			"and it goes on", []stretch{on("a", 5, 35), goesOn("a", 35)}, []stretch{fact("a", 5, 9, 12, 4), fact("a", 20, 27, 30, 5)},
+			"and it goes on",
+			[]stretch{on("a", 5, 35), goesOn("a", 35)},
+			[]stretch{fact("a", 5, 9, 12, 4), fact("a", 20, 27, 30, 5)},
 			"on 5-12 a:4, off 12-20 a, on 20-30 a:5, off 30-35 a, on 35- a",
 		},
 		{"the report of the end is late", []stretch{goesOn("a", 5)}, []stretch{fact("a", 5, 9, 12, 4)}, "on 5-12 a:4, on 12- a"},
 		{"twice", []stretch{on("a", 5, 20), goesOn("a", 20)}, []stretch{fact("a", 5, 9, 9, 3), fact("a", 5, 10, 13, 4)}, "on 5-13 a:4, off 13-20 a, on 20- a"},
 		{
-			"the gateway was killed and is back", []stretch{on("a", 5, 20), goesOn("a", 20)}, []stretch{fact("a", 5, 12, 12, 4)},
+			"the gateway was killed and is back",
+			[]stretch{on("a", 5, 20), goesOn("a", 20)},
+			[]stretch{fact("a", 5, 12, 12, 4)},
 			"on 5-12 a:4, on 12-20 a, on 20- a",
 		},
 		{
-			"moved to another gateway", []stretch{on("a", 5, 20), goesOn("b", 20)}, []stretch{fact("a", 5, 19, 25, 4)},
+			"moved to another gateway",
+			[]stretch{on("a", 5, 20), goesOn("b", 20)},
+			[]stretch{fact("a", 5, 19, 25, 4)},
 			"on 5-20 a:4, on 20- b",
 		},
 		{
-			"moved and back, before the verdict", []stretch{on("a", 5, 60), goesOn("a", 60)},
+			"moved and back, before the verdict",
+			[]stretch{on("a", 5, 60), goesOn("a", 60)},
 			[]stretch{fact("a", 5, 55, 60, 9), fact("b", 20, 29, 35, 3)},
 			"on 5-20 a:9, on 20-29 b:3, on 29-60 a, on 60- a",
 		},
 		{
-			"there and back in an outage", []stretch{on("a", 5, 70), goesOn("a", 70)},
+			"there and back in an outage",
+			[]stretch{on("a", 5, 70), goesOn("a", 70)},
 			[]stretch{fact("a", 5, 19, 23, 4), fact("b", 21, 44, 48, 8), fact("a", 50, 57, 60, 2)},
 			"on 5-21 a:4, on 21-48 b:8, off 48-50 a, on 50-60 a:2, off 60-70 a, on 70- a",
 		},
 		{
-			"a gateway that nobody heard of live", []stretch{off("a", 40, 50), goesOn("a", 50)}, []stretch{fact("b", 10, 17, 20, 3), fact("b", 30, 37, 45, 2)},
+			"a gateway that nobody heard of live",
+			[]stretch{off("a", 40, 50), goesOn("a", 50)},
+			[]stretch{fact("b", 10, 17, 20, 3), fact("b", 30, 37, 45, 2)},
 			"on 10-20 b:3, off 20-30 b, on 30-45 b:2, off 45-50 a, on 50- a",
 		},
 		{"before anything live", []stretch{goesOn("a", 30)}, []stretch{fact("a", 5, 8, 12, 4)}, "on 5-12 a:4, off 12-30 a, on 30- a"},
@@ -124,7 +135,7 @@ func TestCorrectedIsATimeline(t *testing.T) {
 			from := rng.Int64N(300)
 			last := from + rng.Int64N(30)
 			s := registry.Span{
-				Online: true, FromMS: from, LastMS: last, ToMS: last + rng.Int64N(10), Gateway: gateways[rng.IntN(3)], Beats: uint64(last), Counted: true, Kept: true, //nolint:gosec // G115: positive
+				Online: true, FromMS: from, LastMS: last, ToMS: last + rng.Int64N(10), Gateway: gateways[rng.IntN(3)], Beats: uint64(last), Counted: true, Kept: true,
 			}
 			facts = append(facts, kept(&s))
 		}
@@ -148,7 +159,7 @@ func TestCorrectedIsATimeline(t *testing.T) {
 		}
 		for gw, left := range beats {
 			if left != 0 {
-				t.Fatalf("round %d: %d heartbeats at %s are lost or shown twice: %s", round, int64(left), gw, counts(out)) //nolint:gosec // G115: a difference
+				t.Fatalf("round %d: %d heartbeats at %s are lost or shown twice: %s", round, int64(left), gw, counts(out))
 			}
 		}
 	}
@@ -160,7 +171,7 @@ func (p *plant) spans(gateway string, triples ...int) {
 	for i := 0; i < len(triples); i += 3 {
 		ms := func(n int) int64 { return minute(triples[i+n]).UnixMilli() }
 		c.Items = append(c.Items, command.Span{
-			Device: p.m.id, FromMS: ms(0), LastMS: ms(1), ToMS: ms(2), Beats: uint64(triples[i+1] - triples[i]), //nolint:gosec // G115: positive
+			Device: p.m.id, FromMS: ms(0), LastMS: ms(1), ToMS: ms(2), Beats: uint64(triples[i+1] - triples[i]),
 		})
 	}
 	p.commit(c)
@@ -199,7 +210,7 @@ func TestPagesJoinWhenCorrected(t *testing.T) {
 		p.until(20*n + 10)
 		p.offline(p.m, plantGateway, minute(20*n+10), minute(20*n+9), 1, 0)
 		p.until(20*n + 20)
-		p.online(p.m, plantGateway, minute(20*n+20), uint64(n)+2) //nolint:gosec // G115: small
+		p.online(p.m, plantGateway, minute(20*n+20), uint64(n)+2)
 	}
 	for _, order := range []string{"asc", "desc"} {
 		var last time.Time
@@ -209,10 +220,8 @@ func TestPagesJoinWhenCorrected(t *testing.T) {
 			for _, it := range items {
 				joint, end := it.From, it.To
 				if order == "desc" {
-					if joint, end = it.From, &it.From; it.To != nil {
+					if joint, end = last, &it.From; it.To != nil {
 						joint = *it.To
-					} else {
-						joint = last
 					}
 				}
 				if !last.IsZero() && !joint.Equal(last) {
