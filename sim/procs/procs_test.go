@@ -199,6 +199,7 @@ func TestRealProfile(t *testing.T) {
 	r.must(err)
 	_, err = r.StartAgent("agent-1")
 	r.must(err)
+	r.registrations(id, 1) // which is not always committed before the device is known to be online
 	d := r.until(15*time.Second, id, "online", "")
 	sh := func(command string) string {
 		out, err := exec.Command("sh", "-c", command).Output()
