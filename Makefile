@@ -29,7 +29,7 @@ AGENT_MAX := 12582912  # bytes, 12 MiB: the amd64 agent; flash and links of smal
 PKGS          ?= ./...
 TEST_TIMEOUT  ?= 15m
 TEST_FLAGS    ?=
-RACE_SKIP     ?= /sim/procs$$
+RACE_SKIP     ?= /(sim/procs|sim/bench|internal/floor.*)$$
 FUZZTIME      ?= 30s
 DEMO_ARGS     ?=
 BENCH_ARGS    ?=
@@ -72,17 +72,17 @@ sizes: cross
 vet:
 	$(GO) vet $(PKGS)
 
-# The tests of real processes start the programs in bin/.
+# The tests of real processes start the programs in bin/. They mostly wait, so more of them run at once than there are cores.
 .PHONY: test
 test: host vet ## vet and all tests
-	$(GO) test -shuffle=on -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PKGS)
+	$(GO) test -shuffle=on -parallel 4 -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) $(PKGS)
 
 # Not again the tests of real processes: the programs that they start are not built with the race detector, so it would watch
-# the tests alone. `make nightly` has them under it, too.
+# the tests alone. Nor what measures: it is no part of the product. `make nightly` has all of them under it.
 .PHONY: race
 race: ## the tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -shuffle=on -timeout $(TEST_TIMEOUT) $(TEST_FLAGS) \
-		$$($(GO) list $(PKGS) | grep -v '$(RACE_SKIP)')
+		$$($(GO) list $(PKGS) | grep -Ev '$(RACE_SKIP)')
 
 .PHONY: lint
 lint: ## gofmt and golangci-lint
@@ -117,7 +117,7 @@ check: ## what the continuous integration runs
 nightly: ## what takes too long for every push: long fuzzing, every test many times
 	$(MAKE) build test lint
 	$(MAKE) race TEST_FLAGS=-count=10 TEST_TIMEOUT=120m
-	$(MAKE) host race PKGS=./sim/procs RACE_SKIP='^$$' TEST_TIMEOUT=60m
+	$(MAKE) host race PKGS='./sim/procs ./sim/bench ./internal/floor/...' RACE_SKIP='^$$' TEST_TIMEOUT=60m
 	HOLDFAST_CUTS=200 $(GO) test -run '^Test(Gateway)?PowerCut' -timeout 2h ./sim/procs
 	HOLDFAST_KILLS=all $(GO) test -run '^TestGatewayKilledAtSystemCalls$$' -timeout 2h ./sim/procs
 	HOLDFAST_CROWD=10000 $(GO) test -run '^TestCrowdComesBack' -timeout 30m ./sim/procs

@@ -110,7 +110,7 @@ func TestDaysWithoutTheCore(t *testing.T) {
 		}
 		return usual
 	}
-	n, days := set("HOLDFAST_DEVICES", 100), set("HOLDFAST_DAYS", 1)
+	n, days := set("HOLDFAST_DEVICES", 40), set("HOLDFAST_DAYS", 1)
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(14, 14))
