@@ -90,7 +90,7 @@ func newLedger(t *testing.T, devices []ident.DeviceID) *ledger {
 	})
 	l.apply(&command.CreateToken{
 		By: command.Actor{Operator: "o1"}, ID: seal.TokenID{1}, Public: []byte{1}, Kind: seal.KindDevice, Site: "plant-7",
-		TTLMS: time.Hour.Milliseconds(), Uses: uint32(len(devices)), //nolint:gosec // G115: thousands
+		TTLMS: time.Hour.Milliseconds(), Uses: uint32(len(devices)),
 	})
 	for _, d := range devices {
 		l.apply(&command.Enroll{Token: seal.TokenID{1}, Kind: seal.KindDevice, Device: d, SPKI: d[:], Cert: d[:], NotAfter: time.Now().Add(time.Hour).UnixMilli()})
@@ -106,7 +106,7 @@ func TestDaysWithoutTheCore(t *testing.T) {
 	const interval = 30 * time.Second
 	set := func(name string, usual int) int {
 		if v, ok := fromEnv(t, name); ok {
-			return int(v) //nolint:gosec // G115: thousands
+			return int(v)
 		}
 		return usual
 	}

@@ -69,7 +69,9 @@ func (r *rig) powerCut(d *disk, b *box, frozen bool) {
 	err = cut(d)
 	r.gateway.Kill()
 	s.Close()
-	<-load
+	if <-load == nil {
+		r.t.Error("the load ended before the session did")
+	}
 	b.deaf.Store(false)
 	r.must(err)
 	if frozen {
