@@ -135,20 +135,6 @@ func (q *Sequence) Covered() (Covered, bool) {
 	return m, m.Seq > 0
 }
 
-// Missing counts the statements that are known to be missing: those that may still come, and those given up.
-func (q *Sequence) Missing() (open, final uint64) {
-	for i := range q.Epochs {
-		for _, g := range q.Epochs[i].Gaps {
-			if g.Final {
-				final += g.To - g.From + 1
-			} else {
-				open += g.To - g.From + 1
-			}
-		}
-	}
-	return open, final
-}
-
 // clone makes a copy that may be changed.
 func (q *Sequence) clone() Sequence {
 	n := Sequence{Epochs: slices.Clone(q.Epochs), Settled: q.Settled}

@@ -15,7 +15,8 @@ type answer struct {
 	err     error
 }
 
-// maxAnswers is how many answers may wait to be looked at: as many as batches may be under way, so that none blocks the reader.
+// maxAnswers is how many answers may wait to be looked at: more than batches are ever under way, so that none blocks the reader,
+// nor whoever ends a session.
 const maxAnswers = 16
 
 // submit sends what is in custody, from the oldest statement on, until the session ends.
