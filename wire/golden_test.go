@@ -53,7 +53,7 @@ func samples() map[Type]any {
 			{}, {Code: CodeConflict, Detail: "seq 3 was committed with other content"},
 		}},
 		TypePresence: &Presence{
-			TimeMS: 1795464000000, Digest: true, Count: 2, Slots: []uint32{0, 1000}, AgesMS: []uint32{10, 4000},
+			TimeMS: 1795464000000, Digest: true, Count: 2, Beats: Beats{0, 1, 0xe7, 7, 40},
 			Online: []DeviceOnline{{
 				Slot: 1, Device: goldenDevice, Attach: []byte("attach"), SinceMS: 1795463000000, LastMS: 1795463999000,
 				IntervalMS: 5000, Beats: 200, Missed: 1,

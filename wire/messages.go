@@ -294,12 +294,11 @@ type Presence struct {
 	Count   uint32           `cbor:"3,keyasint,omitempty"` // with Digest: devices online at this gateway
 	Online  []DeviceOnline   `cbor:"4,keyasint,omitempty"`
 	Offline []DeviceOffline  `cbor:"5,keyasint,omitempty"`
-	Slots   []uint32         `cbor:"6,keyasint,omitempty"` // with Digest: the devices that beat in the period, ascending
-	AgesMS  []uint32         `cbor:"7,keyasint,omitempty"` // for each slot, how long before TimeMS its last beat came
 	Told    []DeviceInterval `cbor:"8,keyasint,omitempty"` // intervals in force that changed
 	// With Digest: no device is told to beat more often than this; 0: the gateway holds nobody back.
 	LeastMS uint32   `cbor:"12,keyasint,omitempty"`
 	Backlog *Backlog `cbor:"13,keyasint,omitempty"` // with Digest: what waits at the gateway; nil: it does not say
+	Beats   Beats    `cbor:"14,keyasint,omitempty"` // the devices that beat in the period
 }
 
 // A Backlog is what a gateway has in custody and the core has not answered for.

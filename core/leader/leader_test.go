@@ -159,9 +159,11 @@ func (n *node) gateway(name string, session uint64, ids ...int) (stop func()) {
 			select {
 			case <-tick.C:
 				p := wire.Presence{TimeMS: time.Now().UnixMilli(), Digest: true}
+				var beats wire.BeatPacker
 				for _, i := range ids {
-					p.Slots, p.AgesMS = append(p.Slots, uint32(i)), append(p.AgesMS, 0)
+					beats.Add(uint32(i), 0)
 				}
+				p.Beats = beats.Beats()
 				n.tr.Heard(name, session, time.Now())
 				n.tr.Digest(name, session, &p, time.Now(), time.Now())
 			case <-ctx.Done():

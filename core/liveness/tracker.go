@@ -196,12 +196,9 @@ func (t *Tracker) Digest(gw string, session uint64, p *wire.Presence, now, limit
 	if p.Backlog != nil {
 		g.told(&Backlog{Backlog: *p.Backlog, At: now})
 	}
-	for i, slot := range p.Slots {
-		if i >= len(p.AgesMS) {
-			break
-		}
+	for slot, age := range p.Beats.All() {
 		if d, ok := t.devices[g.slots[slot]]; ok && d.gateway == gw {
-			at := time.UnixMilli(p.TimeMS - int64(p.AgesMS[i]))
+			at := time.UnixMilli(p.TimeMS).Add(-age)
 			if !at.After(limit) {
 				d.beat(at)
 			}

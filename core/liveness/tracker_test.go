@@ -77,7 +77,7 @@ func (f *fleet) online(gw string, session, attach uint64, at time.Time) {
 }
 
 func (f *fleet) digest(gw string, session uint64, at time.Time, age time.Duration) {
-	f.tr.Digest(gw, session, &wire.Presence{TimeMS: at.UnixMilli(), Slots: []uint32{4}, AgesMS: []uint32{uint32(age.Milliseconds())}}, start, start.Add(24*time.Hour))
+	f.tr.Digest(gw, session, &wire.Presence{TimeMS: at.UnixMilli(), Beats: beats(4, age)}, start, start.Add(24*time.Hour))
 }
 
 func (f *fleet) verdict(now time.Time) Verdict {
@@ -153,12 +153,10 @@ func TestLastNeverGoesBack(t *testing.T) {
 	f.digest(gwA, 9, start.Add(2*time.Minute), 0) // of a session that is over
 	f.digest(gwB, 1, start.Add(2*time.Minute), 0) // of a gateway that is not there
 	last(57 * time.Second)
-	f.tr.Digest(gwA, 1, &wire.Presence{TimeMS: start.Add(time.Hour).UnixMilli(), Slots: []uint32{4}, AgesMS: []uint32{0}}, start, start.Add(time.Hour-1))
+	f.tr.Digest(gwA, 1, &wire.Presence{TimeMS: start.Add(time.Hour).UnixMilli(), Beats: beats(4, 0)}, start, start.Add(time.Hour-1))
 	last(57 * time.Second) // from beyond the bound
-	f.tr.Digest(gwA, 1, &wire.Presence{TimeMS: start.Add(time.Hour).UnixMilli(), Slots: []uint32{4}, AgesMS: []uint32{0}}, start, start.Add(time.Hour))
+	f.tr.Digest(gwA, 1, &wire.Presence{TimeMS: start.Add(time.Hour).UnixMilli(), Beats: beats(4, 0)}, start, start.Add(time.Hour))
 	last(time.Hour)
-	f.tr.Digest(gwA, 1, &wire.Presence{TimeMS: start.Add(2 * time.Hour).UnixMilli(), Slots: []uint32{4, 5}}, start, start.Add(5*time.Hour))
-	last(time.Hour) // slots without ages say nothing
 	f.tr.Offline(gwA, 1, &wire.DeviceOffline{Device: dev, LastMS: start.UnixMilli()})
 	last(time.Hour)
 }
@@ -316,4 +314,11 @@ func TestBacklog(t *testing.T) {
 	if u := first.Uplink(gwA, full); u.Backlog.Statements != 0 || !u.Synced.Equal(full.Add(2*period)) {
 		t.Errorf("after the drain %+v", u)
 	}
+}
+
+// beats are those of one device.
+func beats(slot uint32, age time.Duration) wire.Beats {
+	var p wire.BeatPacker
+	p.Add(slot, age)
+	return p.Beats()
 }

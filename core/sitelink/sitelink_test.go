@@ -200,8 +200,8 @@ func TestPresence(t *testing.T) {
 		}
 		proposed := c.proposed
 		time.Sleep(time.Minute)
-		g.send(wire.TypePresence, wire.Presence{TimeMS: time.Now().UnixMilli(), Digest: true, Count: 1, Slots: []uint32{3}, AgesMS: []uint32{250}})
-		beat := time.Now().Add(-250 * time.Millisecond).Truncate(time.Millisecond)
+		g.send(wire.TypePresence, wire.Presence{TimeMS: time.Now().UnixMilli(), Digest: true, Count: 1, Beats: beats(3, 300*time.Millisecond)})
+		beat := time.Now().Add(-300 * time.Millisecond).Truncate(time.Millisecond)
 		settle()
 		if _, _, last := c.verdict(d); !last.Equal(beat) {
 			t.Errorf("last heartbeat %v, want %v", last, beat)
@@ -237,7 +237,7 @@ func TestRoguePresence(t *testing.T) {
 			rogue.send(wire.TypePresence, online(d, attach))
 			now := time.Now().UnixMilli()
 			rogue.send(wire.TypePresence, wire.Presence{
-				TimeMS: now, Digest: true, Slots: []uint32{3}, AgesMS: []uint32{0},
+				TimeMS: now, Digest: true, Beats: beats(3, 0),
 				Offline: []wire.DeviceOffline{{Device: d.id, LastMS: now, AtMS: now}},
 			})
 			settle()
@@ -285,7 +285,7 @@ func TestTimesFromTheFuture(t *testing.T) {
 		if _, _, last := c.verdict(d); last.After(bound) || time.UnixMilli(d.record().Presence.SinceMS).After(bound) {
 			t.Errorf("last heartbeat %v, record %+v", last, d.record().Presence)
 		}
-		g.send(wire.TypePresence, wire.Presence{TimeMS: p.TimeMS + 1e10, Digest: true, Slots: []uint32{3}, AgesMS: []uint32{0}})
+		g.send(wire.TypePresence, wire.Presence{TimeMS: p.TimeMS + 1e10, Digest: true, Beats: beats(3, 0)})
 		settle()
 		if _, _, last := c.verdict(d); last.After(bound) {
 			t.Errorf("by a digest: %v", last)
@@ -382,4 +382,11 @@ func TestPresenceNotCommitted(t *testing.T) {
 			t.Errorf("record %+v", d.record().Presence)
 		}
 	})
+}
+
+// beats are those of one device.
+func beats(slot uint32, age time.Duration) wire.Beats {
+	var p wire.BeatPacker
+	p.Add(slot, age)
+	return p.Beats()
 }

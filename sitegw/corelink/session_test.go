@@ -192,7 +192,7 @@ func TestPresenceIsReported(t *testing.T) {
 			t.Errorf("report %+v", r)
 		}
 		p.roster.Beat(e, &wire.Heartbeat{Run: 1, Number: 1, IntervalMS: 30_000})
-		if r := recv[wire.Presence](c, wire.TypePresence); !r.Digest || r.Count != 1 || len(r.Slots) != 1 {
+		if r := recv[wire.Presence](c, wire.TypePresence); !r.Digest || r.Count != 1 || len(r.Beats) != 2 {
 			t.Errorf("digest %+v", r)
 		}
 		c.Close()

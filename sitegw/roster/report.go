@@ -64,13 +64,15 @@ func (r *Roster) Digest() []wire.Presence {
 	defer r.mu.Unlock()
 	at, ms := r.clock()
 	out := []wire.Presence{{TimeMS: at}}
+	var beats wire.BeatPacker
 	var online uint32
 	for slot, e := range r.slots {
 		if e == nil {
 			continue
 		}
 		p := &out[len(out)-1]
-		if len(p.Slots) >= digestPage || len(p.Told) >= digestPage {
+		if beats.Len() >= digestPage || len(p.Told) >= digestPage {
+			p.Beats, beats = beats.Beats(), wire.BeatPacker{}
 			out = append(out, wire.Presence{TimeMS: at})
 			p = &out[len(out)-1]
 		}
@@ -79,8 +81,7 @@ func (r *Roster) Digest() []wire.Presence {
 			online++
 		}
 		if e.beaten {
-			p.Slots = append(p.Slots, uint32(slot))
-			p.AgesMS = append(p.AgesMS, wire.Millis(time.Duration(at-ms(e.last))*time.Millisecond))
+			beats.Add(uint32(slot), time.Duration(at-ms(e.last))*time.Millisecond)
 		}
 		if e.retold {
 			p.Told = append(p.Told, wire.DeviceInterval{Slot: uint32(slot), IntervalMS: wire.Millis(e.inForce())})
@@ -89,7 +90,7 @@ func (r *Roster) Digest() []wire.Presence {
 		e.mu.Unlock()
 	}
 	last := &out[len(out)-1]
-	last.Digest, last.Count, last.LeastMS = true, online, wire.Millis(r.pace.Least())
+	last.Digest, last.Count, last.LeastMS, last.Beats = true, online, wire.Millis(r.pace.Least()), beats.Beats()
 	return out
 }
 

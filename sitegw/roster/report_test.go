@@ -86,14 +86,14 @@ func TestDigest(t *testing.T) {
 		}
 		var slots []uint32
 		for _, p := range pages {
-			slots = append(slots, p.Slots...)
-			if len(p.Slots) > digestPage || len(p.AgesMS) != len(p.Slots) {
-				t.Errorf("%d slots, %d ages", len(p.Slots), len(p.AgesMS))
-			}
-			for _, age := range p.AgesMS {
-				if age != 2000 {
-					t.Fatalf("age %d ms", age)
+			had := len(slots)
+			for slot, age := range p.Beats.All() {
+				if slots = append(slots, slot); age != 2*time.Second {
+					t.Fatalf("age %v", age)
 				}
+			}
+			if len(slots)-had > digestPage {
+				t.Errorf("%d devices in a message", len(slots)-had)
 			}
 		}
 		if len(slots) != n-1 || !slices.IsSorted(slots) || slices.Contains(slots, entries[7].slot) {
@@ -102,8 +102,8 @@ func TestDigest(t *testing.T) {
 		if told := pages[0].Told; len(told) != 1 || told[0] != (wire.DeviceInterval{Slot: entries[3].slot, IntervalMS: 3_600_000}) {
 			t.Errorf("told %+v", told)
 		}
-		if next := r.Digest(); len(next) != 1 || len(next[0].Slots)+len(next[0].Told) != 0 || next[0].Count != n {
-			t.Errorf("the next digest repeats: %d", len(next[0].Slots))
+		if next := r.Digest(); len(next) != 1 || len(next[0].Beats)+len(next[0].Told) != 0 || next[0].Count != n {
+			t.Errorf("the next digest repeats: %d", len(next[0].Beats))
 		}
 	})
 }
