@@ -32,7 +32,7 @@ type BeatPacker struct {
 // Add adds a device: its slot must be greater than that of the device before. An age below zero counts as zero.
 func (p *BeatPacker) Add(slot uint32, age time.Duration) {
 	p.b = binary.AppendUvarint(p.b, uint64(slot)-p.next)
-	p.b = binary.AppendUvarint(p.b, uint64((max(age, 0)+BeatUnit-1)/BeatUnit)) //nolint:gosec // not below zero
+	p.b = binary.AppendUvarint(p.b, uint64((max(age, 0)+BeatUnit-1)/BeatUnit))
 	p.n++
 	p.next = uint64(slot) + 1
 }

@@ -19,7 +19,10 @@ func TestBeats(t *testing.T) {
 		slot      uint32
 		age, told time.Duration
 	}{
-		{0, 0, 0}, {1, time.Millisecond, BeatUnit}, {7, -time.Second, 0}, {200, 12700 * time.Millisecond, 12700 * time.Millisecond},
+		{0, 0, 0},
+		{1, time.Millisecond, BeatUnit},
+		{7, -time.Second, 0},
+		{200, 12700 * time.Millisecond, 12700 * time.Millisecond},
 		{math.MaxUint32, time.Hour, time.Hour},
 	} {
 		p.Add(c.slot, c.age)
@@ -42,8 +45,8 @@ func TestBeats(t *testing.T) {
 func TestBeatsAreSmall(t *testing.T) {
 	t.Parallel()
 	var p BeatPacker
-	for slot := uint32(0); slot < 1000; slot += 1 + rand.Uint32N(5) { //nolint:gosec // spreads them
-		p.Add(slot, rand.N(10*time.Second)) //nolint:gosec // as above
+	for slot := uint32(0); slot < 1000; slot += 1 + rand.Uint32N(5) {
+		p.Add(slot, rand.N(10*time.Second))
 	}
 	if len(p.Beats()) != 2*p.Len() {
 		t.Errorf("%d devices in %d bytes", p.Len(), len(p.Beats()))

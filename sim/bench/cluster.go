@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"regexp"
 
 	"github.com/holdfast-edge/holdfast/internal/floor"
 	"github.com/holdfast-edge/holdfast/internal/floor/proc"
@@ -141,7 +138,9 @@ func (r *clusterRun) round(ctx context.Context) (out clusterRound, err error) {
 	}
 	out.bytes = signed.Bytes
 	pids := append([]int{r.b.world.gateway.PID()}, r.b.world.corePIDs()...)
-	if out.gateway, err = r.slice(ctx, r.fleet, pids, 2, r.entry); err != nil {
+	if out.gateway, err = r.slice(ctx, 2, r.entry, func() (slice, float64, error) {
+		return committed(ctx, r.b, r.fleet, signed.Ahead, pids...)
+	}); err != nil {
 		return out, fmt.Errorf("through the gateway: %w", err)
 	}
 	if out.follower, err = r.direct(ctx, r.entry); err != nil {
@@ -168,16 +167,19 @@ func (r *clusterRun) direct(ctx context.Context, node int) (s clusterSlice, err 
 	if err := r.uplink.Ask(ctx, fmt.Sprintf("%s %d", commandPrepare, r.b.size.directAhead), nil); err != nil {
 		return s, err
 	}
-	return r.slice(ctx, r.uplink, r.b.world.corePIDs(), 1, node)
+	pids := r.b.world.corePIDs()
+	return r.slice(ctx, 1, node, func() (slice, float64, error) {
+		return registrationSlice(ctx, r.b, r.uplink, r.b.size.clusterWindow, pids...)
+	})
 }
 
 // errLeader says that the core elected another leader.
 var errLeader = errors.New("the leader changed")
 
-// slice measures one window of a sender and looks that the leader stayed.
-func (r *clusterRun) slice(ctx context.Context, sender *floor.Child, pids []int, first, entry int) (s clusterSlice, err error) {
+// slice measures one way and looks that the leader stayed.
+func (r *clusterRun) slice(ctx context.Context, first, entry int, run func() (slice, float64, error)) (s clusterSlice, err error) {
 	s.first, s.lead, s.entry = first, r.lead, entry
-	if s.slice, s.batch, err = registrationSlice(ctx, r.b, sender, r.b.size.clusterWindow, pids...); err != nil {
+	if s.slice, s.batch, err = run(); err != nil {
 		return s, err
 	}
 	now, err := r.b.world.leader(ctx)
@@ -271,7 +273,8 @@ func (r *clusterRun) judge(name string, rounds []clusterRound, of int, get func(
 // profile takes profiles of the gateway and of each node under the load that comes through the gateway.
 func (r *clusterRun) profile(ctx context.Context) error {
 	b := r.b
-	if err := r.fleet.Ask(ctx, fmt.Sprintf("%s %d", commandPrepare, b.size.ahead), nil); err != nil {
+	var signed prepared
+	if err := r.fleet.Ask(ctx, fmt.Sprintf("%s %d", commandPrepare, b.size.ahead), &signed); err != nil {
 		return err
 	}
 	all := []hostedChild{{"gateway", b.world.gateway}}
@@ -286,35 +289,7 @@ func (r *clusterRun) profile(ctx context.Context) error {
 		all = append(all, hostedChild{name, n.child})
 	}
 	return b.profile(ctx, "registration on three nodes", all, func() error {
-		_, err := measure(ctx, r.fleet, loadStatements, b.size.warmup, b.size.profile)
+		_, _, err := committed(ctx, b, r.fleet, signed.Ahead, b.world.gateway.PID())
 		return err
 	})
 }
-
-// uplinkNode is the metric by which a gateway tells its node.
-var uplinkNode = regexp.MustCompile(`^holdfast_gateway_uplink_node_info\{.*node="([^"]+)".*\} 1$`)
-
-// gatewayNode is the place of the core node that the gateway is with.
-func (w *world) gatewayNode(ctx context.Context) (int, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+w.ops+"/metrics", http.NoBody)
-	if err != nil {
-		return 0, fmt.Errorf("gateway's metrics: %w", err)
-	}
-	res, err := w.api.Do(req)
-	if err != nil {
-		return 0, fmt.Errorf("gateway's metrics: %w", err)
-	}
-	defer res.Body.Close() //nolint:errcheck // it was only read
-	lines := bufio.NewScanner(res.Body)
-	for lines.Scan() {
-		if m := uplinkNode.FindStringSubmatch(lines.Text()); m != nil {
-			return w.node(m[1])
-		}
-	}
-	if err := lines.Err(); err != nil {
-		return 0, fmt.Errorf("gateway's metrics: %w", err)
-	}
-	return 0, errNoUplink
-}
-
-var errNoUplink = errors.New("the gateway has no uplink")

@@ -17,7 +17,7 @@ var page = template.Must(template.New("performance").Parse(`# Performance
 
 How much Holdfast adds to what its mechanisms cost by themselves. Each figure stands next to a floor: a program in
 ` + "`internal/floor`" + ` that does the least that the task needs (one echo on a long-lived QUIC stream, an idle connection, a signature
-check with a batched commit on one node or three, a process that holds one connection), measured in the same run on the same machine. The absolute
+check with a batched commit on one node or three, a log that only writes and syncs, a process that holds one connection), measured in the same run on the same machine. The absolute
 numbers are this machine's; the ratios are what we hold ourselves to.
 
 This page is written by ` + "`{{.Command}}`" + `; do not edit it. Last run: {{.Date}}, on {{.Machine}}.
@@ -46,10 +46,19 @@ Targets are reported and not enforced: the machine may be shared, and a busy nei
 - **Hostile connections**: {{.Hostiles}} at a time, with genuine certificates, against a fresh gateway: *silent* completes the handshake
   and never attaches; *fill* attaches, sends the largest frame without its end and fills every stream and window; *crumbs* leaves a
   gap that never closes and sends the rest behind it in packets of 128 bytes, which the receiver has to keep; *trickle* does so byte by byte; *deaf* sends the largest statements without reading an answer. The worst counts.
-- **Registrations**: statements signed before the clock starts, each stating a changed fact, one under way per device, counted when the
-  receipt is back. Nothing is pinned. The driver needs CPU on the same cores, which the floor has no counterpart for, so two ratios
+- **Spool**: appends of {{.SpoolData}} B by group commit, twice as many under way as a batch shall have: one half is written while the other gathers. In turns with
+  it, a raw log that does nothing but write and fdatasync makes batches of the size that the spool's had.
+- **Custody**: the time from a verified statement to its custody, {{.CustodyLanes}} under way at once; against single records of the same size, written and
+  synced one after the other, in the same process. Verification is not in it.
+- **WAN**: {{.Calm}} devices that beat each {{.CalmEvery}}, as real ones do, for {{.CalmWindow}}. What goes through the gateway's two sockets is counted, with the headers of UDP and
+  IPv4, in both directions: on the uplink, and between gateway and devices, which is what would go over the WAN without a gateway.
+- **Drain**: {{.Buffered}} signed statements of {{.Drainers}} devices lie in the spool of a gateway when it starts, as after an outage, and go to a core of
+  three nodes that verifies and commits them, while {{.Calm}} devices are attached and beat each {{.DrainEvery}}. Their heartbeats are timed during the drain, and for
+  {{.DrainRest}} afterwards. The floor checks each signature once and commits batches of {{.ClusterBatch}} on three bare nodes.
+- **Registrations**: statements signed before the clock starts, each stating a changed fact, one under way per device, measured from the first
+  until the core has answered the gateway for the last. Nothing is pinned. The driver needs CPU on the same cores, which the floor has no counterpart for, so two ratios
   are given: of the throughputs as measured, and of the CPU times (the floor's against gateway and core together). The floor commits
-  batches of {{.Batch}}; what the core reached is listed as registration.batch. After the last window every device's newest receipt is
+  batches of {{.Batch}}; what the core reached is listed as registration.batch. In the end every device's newest receipt is
   opened: it must cover exactly what that device was answered.
 - **Three nodes**: a core of three nodes, each a process, with its gateway's uplink at a follower. In each round four things are
   measured one after the other: registrations *through a gateway*, as above; *the core alone*, where a driver with a gateway's
@@ -90,6 +99,9 @@ type pageData struct {
 	Command, Date, Machine                         string
 	Devices, Hostiles, Batch                       int
 	Lanes, ClusterBatch, Askers, Filled, FillSites int
+	SpoolData, CustodyLanes, Calm                  int
+	Buffered, Drainers                             int
+	CalmEvery, CalmWindow, DrainEvery, DrainRest   time.Duration
 	Verdicts                                       []pageVerdict
 	Figures                                        []pageFigure
 	Profiles                                       []pageProfile
@@ -125,6 +137,8 @@ func (b *bench) document(at time.Time, machine string) ([]byte, error) {
 	d := pageData{
 		Command: b.command(), Date: at.Format(time.DateOnly), Machine: machine, Devices: b.size.devices, Hostiles: b.size.hostiles, Batch: floorBatch,
 		Lanes: lanes, ClusterBatch: b.size.clusterBatch, Askers: askers, Filled: b.size.filled, FillSites: fillSites,
+		SpoolData: spoolData, CustodyLanes: custodyLanes, Calm: b.size.calm, CalmEvery: b.size.calmEvery, CalmWindow: b.size.calmWindow,
+		Buffered: b.size.buffered, Drainers: b.size.drainers, DrainEvery: b.size.drainEvery, DrainRest: b.size.drainRest,
 	}
 	for i := range b.verdicts {
 		v := &b.verdicts[i]

@@ -22,14 +22,16 @@ const (
 	commandStart    = "start"    // begin a load: loadBeats or loadStatements
 	commandStop     = "stop"     // end it
 	commandCount    = "count"    // answers counts
+	commandSum      = "sum"      // answers counts without percentiles, and does not begin new ones
 	commandPrepare  = "prepare"  // sign statements until every device has so many ahead; answers prepared
 	commandReceipts = "receipts" // open every device's newest receipt; answers how many cover all that was answered
 )
 
-// The loads.
+// The loads. loadCalm takes the interval behind a space.
 const (
-	loadBeats      = "beats"
-	loadStatements = "statements"
+	loadBeats      = "beats"      // heartbeats, one after the other
+	loadCalm       = "calm"       // heartbeats as real devices send them
+	loadStatements = "statements" // what is signed, one after the other, until everything is in custody
 )
 
 var (
@@ -55,7 +57,6 @@ type fleet struct {
 	players   []*player
 	authority ed25519.PublicKey
 	beats     *load.Load
-	states    *load.Load
 	loader
 }
 
@@ -91,17 +92,34 @@ func openFleet(ctx context.Context, config json.RawMessage) (floor.Service, erro
 	if err := g.Wait(); err != nil {
 		return nil, errors.Join(fmt.Errorf("attach: %w", err), tr.Close())
 	}
-	f.beats, f.states = f.loadOf((*player).beat), f.loadOf((*player).state)
+	f.beats = beats(f.players)
 	f.watch(f.beats)
 	return f, nil
 }
 
-func (f *fleet) loadOf(exchange func(*player, uint32) error) *load.Load {
-	devices := make([]load.Device, len(f.players))
-	for i, p := range f.players {
-		devices[i] = func(seq uint32) error { return exchange(p, seq) }
+func beats(players []*player) *load.Load {
+	devices := make([]load.Device, len(players))
+	for i, p := range players {
+		devices[i] = p.beat
 	}
 	return load.New(devices)
+}
+
+// drive is a load by name.
+func (f *fleet) drive(name string) (drive, error) {
+	name, arg, _ := strings.Cut(name, " ")
+	switch name {
+	case loadBeats:
+		return f.beats, nil
+	case loadStatements:
+		return &stating{players: f.players}, nil
+	case loadCalm:
+		every, err := time.ParseDuration(arg)
+		if err == nil && every > 0 {
+			return &calm{players: f.players, every: every}, nil
+		}
+	}
+	return nil, fmt.Errorf("load %q %q: %w", name, arg, errUsage)
 }
 
 // Do implements floor.Service.
@@ -109,15 +127,17 @@ func (f *fleet) Do(ctx context.Context, command string) (any, error) {
 	name, arg, _ := strings.Cut(command, " ")
 	switch name {
 	case commandStart:
-		next := f.beats
-		if arg == loadStatements {
-			next = f.states
+		next, err := f.drive(arg)
+		if err != nil {
+			return nil, err
 		}
 		return nil, f.start(ctx, next)
 	case commandStop:
 		return nil, f.stop()
 	case commandCount:
 		return f.count(), nil
+	case commandSum:
+		return f.sum(), nil
 	case commandPrepare:
 		n, err := strconv.Atoi(arg)
 		if err != nil {

@@ -38,28 +38,33 @@ func measure(ctx context.Context, fleet *floor.Child, what string, warmup, windo
 	if err := rest(ctx, warmup); err != nil {
 		return s, err
 	}
+	s, after, err := reckon(ctx, fleet, pids, func() error { return rest(ctx, window) })
+	if err == nil && s.Done == 0 {
+		err = fmt.Errorf("%w: %d failed, first: %s", errNoLoad, s.Failed, after.FirstFailure)
+	}
+	return s, err
+}
+
+// reckon measures what a fleet and the processes pids do and use while during runs.
+func reckon(ctx context.Context, fleet *floor.Child, pids []int, during func() error) (s slice, after reading, err error) {
 	pids = append([]int{fleet.PID()}, pids...)
 	foreign, err := proc.StartForeign(pids...)
 	if err != nil {
-		return s, err
+		return s, after, err
 	}
 	before, err := takeReading(ctx, fleet, pids)
 	if err != nil {
-		return s, err
+		return s, after, err
 	}
-	if err := rest(ctx, window); err != nil {
-		return s, err
+	if err := during(); err != nil {
+		return s, after, err
 	}
-	after, err := takeReading(ctx, fleet, pids)
-	if err != nil {
-		return s, err
+	if after, err = takeReading(ctx, fleet, pids); err != nil {
+		return s, after, err
 	}
 	s = after.since(&before)
-	if s.Done == 0 {
-		return s, fmt.Errorf("%w: %d failed, first: %s", errNoLoad, s.Failed, after.FirstFailure)
-	}
 	s.Foreign, err = foreign.Share()
-	return s, err
+	return s, after, err
 }
 
 // reading is everything that a slice is the difference of.

@@ -14,9 +14,10 @@ import (
 	"github.com/holdfast-edge/holdfast/internal/floor/proc"
 )
 
-// Commands of every hosted program. The last two take a path behind a space.
+// Commands of every hosted program, and of the gateway. The last two take a path behind a space.
 const (
 	commandCollect = "collect" // free what is garbage; answers heap
+	commandTraffic = "traffic" // answers traffic: of a gateway that counts
 	commandEnd     = "end"     // end the CPU profile
 	commandProfile = "profile" // begin a CPU profile into a file
 	commandHeap    = "heap"    // write a heap profile into a file
@@ -38,6 +39,7 @@ type hosted struct {
 	done    chan struct{} // closed when run has returned
 	err     error         // set before done is closed
 	profile *os.File      // nil: none is being taken
+	traffic *meter        // of a gateway
 }
 
 var _ floor.Service = (*hosted)(nil)
@@ -64,6 +66,8 @@ func (h *hosted) Do(_ context.Context, command string) (any, error) {
 	switch name {
 	case commandCollect:
 		return collect(), nil
+	case commandTraffic:
+		return h.traffic.read(), nil
 	case commandProfile:
 		return nil, h.beginProfile(path)
 	case commandEnd:

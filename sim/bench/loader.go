@@ -20,16 +20,16 @@ type counts struct {
 
 // loader runs one load at a time. Its methods are called one at a time. The zero value runs none.
 type loader struct {
-	last    *load.Load // the newest load, to be counted; nil: none
+	last    drive // the newest load, to be counted; nil: none
 	before  load.Totals
 	cancel  context.CancelFunc // nil while no load runs
 	stopped chan struct{}      // closed when the load that cancel ends has ended
 }
 
 // watch makes next the load that is counted.
-func (l *loader) watch(next *load.Load) { l.last, l.before = next, next.Totals() }
+func (l *loader) watch(next drive) { l.last, l.before = next, next.Totals() }
 
-func (l *loader) start(ctx context.Context, next *load.Load) error {
+func (l *loader) start(ctx context.Context, next drive) error {
 	if l.cancel != nil {
 		return errRunning
 	}
@@ -72,23 +72,35 @@ func (l *loader) abandon(drop func() error) error {
 	return err
 }
 
-func (l *loader) count() counts {
+// sum is what was done since the load began.
+func (l *loader) sum() counts {
 	if l.last == nil {
 		return counts{}
 	}
 	now := l.last.Totals()
-	window := now.Since(l.before)
-	l.before = now
-	c := counts{Completed: now.Completed(), Failed: now.Failed, P50: window.Latency.Percentile(0.5), P99: window.Latency.Percentile(0.99)}
+	c := counts{Completed: now.Completed(), Failed: now.Failed}
 	if err := l.last.Err(); err != nil {
 		c.FirstFailure = err.Error()
 	}
 	return c
 }
 
+// count is the same, with the percentiles since the last count.
+func (l *loader) count() counts {
+	if l.last == nil {
+		return counts{}
+	}
+	c, now := l.sum(), l.last.Totals()
+	window := now.Since(l.before)
+	l.before = now
+	c.P50, c.P99 = window.Latency.Percentile(0.5), window.Latency.Percentile(0.99)
+	return c
+}
+
 // prepared is what was signed.
 type prepared struct {
 	Signed int
+	Ahead  int // statements that are signed and not yet stated
 	Bytes  int // mean size of a sealed statement
 }
 
@@ -114,11 +126,12 @@ func prepare(players []*player, n int) (prepared, error) {
 	var total int
 	for i, p := range players {
 		out.Signed += signed[i]
+		out.Ahead += len(p.ready)
 		for _, s := range p.ready {
 			total += len(s)
 		}
 	}
-	out.Bytes = total / max(1, n*len(players))
+	out.Bytes = total / max(1, out.Ahead)
 	return out, err
 }
 

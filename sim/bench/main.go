@@ -27,7 +27,7 @@ const (
 )
 
 // runTime bounds a whole run.
-const runTime = 20 * time.Minute
+const runTime = 40 * time.Minute
 
 // options are the flags.
 type options struct {
@@ -54,6 +54,20 @@ type size struct {
 	hostileLook time.Duration // how often it is asked how far it is; a silent connection must live that long
 	uplink      time.Duration // after a gateway's start, so that it has its uplink and has heard of its devices
 
+	calm       int           // devices at rest
+	calmEvery  time.Duration // their interval
+	calmWindow time.Duration
+
+	buffered   int           // statements that a gateway has to drain
+	drainers   int           // devices that stated them
+	drainEvery time.Duration // interval of the devices at rest meanwhile
+	drainRest  time.Duration // window of their heartbeats afterwards
+
+	spoolRounds   int
+	spoolTurn     int // batches of a turn
+	custodyRounds int
+	custodyEach   int // statements of each lane
+
 	clusterRounds int
 	clusterWindow time.Duration
 	clusterBatch  int // statements in a message of the sender that speaks to the core itself, and in an entry of the floor
@@ -73,7 +87,7 @@ func fullSize() size {
 		devices: 2000, rounds: 15, warmup: 400 * time.Millisecond, slice: 700 * time.Millisecond, settle: 1500 * time.Millisecond,
 		regRounds: 7, regWindow: 3 * time.Second, ahead: 20, profile: 3 * time.Second, agentRounds: 5, hostiles: 50, hostileTime: 15 * time.Second,
 		hostileLook: 2 * time.Second, uplink: time.Second, clusterRounds: 5, clusterWindow: 2 * time.Second, clusterBatch: 250, directAhead: 25, writeRounds: 5, writeWindow: time.Second,
-		filled: 100_000, passed: 600, listRounds: 3,
+		filled: 100_000, passed: 600, listRounds: 3, calm: 1000, calmEvery: 30 * time.Second, calmWindow: time.Minute, buffered: 1_000_000, drainers: 500, drainEvery: 5 * time.Second, drainRest: 20 * time.Second, spoolRounds: 15, spoolTurn: 40, custodyRounds: 9, custodyEach: 200,
 	}
 }
 
@@ -84,6 +98,7 @@ func quickSize() size {
 		regRounds: 1, regWindow: 300 * time.Millisecond, ahead: 60, profile: 100 * time.Millisecond, agentRounds: 1, hostiles: 8,
 		hostileTime: 500 * time.Millisecond, hostileLook: 200 * time.Millisecond, uplink: 200 * time.Millisecond, clusterRounds: 1, clusterWindow: 300 * time.Millisecond, clusterBatch: 4,
 		directAhead: 200, writeRounds: 1, writeWindow: 100 * time.Millisecond, filled: 500, passed: 20, listRounds: 1,
+		calm: 20, calmEvery: 100 * time.Millisecond, calmWindow: 300 * time.Millisecond, buffered: 2000, drainers: 10, drainEvery: 50 * time.Millisecond, drainRest: 300 * time.Millisecond, spoolRounds: 1, spoolTurn: 2, custodyRounds: 1, custodyEach: 4,
 	}
 }
 
@@ -105,11 +120,15 @@ type measurement struct {
 
 func measurements() []measurement {
 	return []measurement{
+		{"spool", noWorld, spools},
+		{"custody", noWorld, custodies},
 		{"memory", oneNode, memory},
 		{"hostile", oneNode, hostiles},
 		{"heartbeat", oneNode, heartbeats},
+		{"wan", oneNode, wan},
 		{"registration", oneNode, registrations},
 		{"agent", oneNode, agents},
+		{"drain", threeNodes, drains},
 		{"cluster", threeNodes, clusterRegistrations},
 		{"write", threeNodes, writes},
 		{"heap", largeFleet, heaps},
@@ -117,12 +136,15 @@ func measurements() []measurement {
 	}
 }
 
+// noWorld is for what is measured in this process.
+func noWorld(*size) setting { return setting{} }
+
 // oneNode is a core of one node with everything behind one gateway.
 func oneNode(s *size) setting { return setting{nodes: 1, devices: s.devices + s.hostiles} }
 
 // threeNodes is the core as it is meant to run, with devices behind a gateway and others whose statements need none.
 func threeNodes(s *size) setting {
-	return setting{nodes: clusterNodes, devices: s.devices + s.direct()}
+	return setting{nodes: clusterNodes, devices: s.devices + s.direct() + s.drainers}
 }
 
 // largeFleet is a core of three nodes with many devices that nobody plays.
@@ -195,7 +217,7 @@ func (b *bench) enter(ctx context.Context, want setting) error {
 		return nil
 	}
 	err := b.leave()
-	if err == nil {
+	if err == nil && want != (setting{}) {
 		b.world, err = openWorld(ctx, want, b.size.uplink)
 	}
 	return err

@@ -56,12 +56,13 @@ func registrations(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	reportRegistrations(b, pairs, opened)
-	if err := fleet.Ask(ctx, fmt.Sprintf("%s %d", commandPrepare, b.size.ahead), nil); err != nil {
+	var signed prepared
+	if err := fleet.Ask(ctx, fmt.Sprintf("%s %d", commandPrepare, b.size.ahead), &signed); err != nil {
 		return err
 	}
 	both := []hostedChild{{"gateway", b.world.gateway}, {"core", b.world.cores[0].child}}
 	return b.profile(ctx, "registration", both, func() error {
-		_, err := measure(ctx, fleet, loadStatements, b.size.warmup, b.size.profile)
+		_, _, err := committed(ctx, b, fleet, signed.Ahead, b.world.gateway.PID())
 		return err
 	})
 }
@@ -73,7 +74,7 @@ func registrationPair(ctx context.Context, b *bench, fleet *floor.Child) (p regP
 		return p, err
 	}
 	p.bytes = signed.Bytes
-	if p.own, p.batch, err = registrationSlice(ctx, b, fleet, b.size.regWindow, b.world.gateway.PID(), b.world.cores[0].child.PID()); err != nil {
+	if p.own, p.batch, err = committed(ctx, b, fleet, signed.Ahead, b.world.gateway.PID(), b.world.cores[0].child.PID()); err != nil {
 		return p, err
 	}
 	cfg := floor.DefaultRegistration(1)
@@ -84,6 +85,60 @@ func registrationPair(ctx context.Context, b *bench, fleet *floor.Child) (p regP
 	}
 	p.floor = ref.Rounds[0]
 	return p, nil
+}
+
+// Times of a measurement that ends when everything is committed.
+const (
+	drainPoll = 20 * time.Millisecond
+	drainTime = 5 * time.Minute
+)
+
+// committed lets a fleet state the n statements that are signed, and measures until the core has answered for the last of them:
+// the gateway has none left. It says how many shared a log entry. The first of pids, the product's processes, is the gateway's.
+func committed(ctx context.Context, b *bench, fleet *floor.Child, n int, pids ...int) (s slice, batch float64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	before, err := b.world.index(ctx)
+	if err != nil {
+		return s, 0, err
+	}
+	defer func() { err = errors.Join(err, fleet.Ask(ctx, commandStop, nil)) }()
+	var c counts
+	s, _, err = reckon(ctx, fleet, pids, func() error {
+		if err := fleet.Ask(ctx, commandStart+" "+loadStatements, nil); err != nil {
+			return err
+		}
+		for {
+			if err := fleet.Ask(ctx, commandSum, &c); err != nil {
+				return err
+			}
+			if c.Completed >= uint64(n) { //nolint:gosec // G115: a number of statements
+				return b.drained(ctx)
+			}
+			if err := rest(ctx, drainPoll); err != nil {
+				return fmt.Errorf("%d of %d statements in custody, %d refused, first: %s: %w", c.Completed, n, c.Failed, c.FirstFailure, err)
+			}
+		}
+	})
+	if err != nil {
+		return s, 0, err
+	}
+	s.Done, s.Failed = c.Completed, c.Failed
+	after, err := b.world.index(ctx)
+	return s, float64(n) / float64(max(after-before, 1)), err
+}
+
+// drained waits until the gateway has nothing that the core has not answered for.
+func (b *bench) drained(ctx context.Context) error {
+	for {
+		left, err := b.world.backlog(ctx)
+		if err != nil || left == 0 {
+			return err
+		}
+		if err := rest(ctx, drainPoll); err != nil {
+			return fmt.Errorf("%d records wait at the gateway: %w", left, err)
+		}
+	}
 }
 
 // registrationSlice measures one window of a sender, and how many registrations shared a log entry in it. pids are the
@@ -119,7 +174,7 @@ func reportRegistrations(b *bench, all []regPair, opened int) {
 	}
 	b.add("registration.floor_rate", low, "1/s", fmt.Sprintf("1 node, batch %d, %d B each; others took %.0f %% of a core",
 		floorBatch, pairs[0].bytes, 100*med(func(p regPair) float64 { return p.floor.Foreign })))
-	b.add("registration.rate", own, "1/s", fmt.Sprintf("committed receipts, driver on the same cores; p50 %.0f ms, p99 %.0f ms; others took %.0f %% of a core",
+	b.add("registration.rate", own, "1/s", fmt.Sprintf("from the first statement to the commit of the last, driver on the same cores; custody p50 %.0f ms, p99 %.0f ms; others took %.0f %% of a core",
 		med(func(p regPair) float64 { return micros(p.own.P50) / 1e3 }), med(func(p regPair) float64 { return micros(p.own.P99) / 1e3 }),
 		100*med(func(p regPair) float64 { return p.own.Foreign })))
 	b.add("registration.batch", med(func(p regPair) float64 { return p.batch }), "", "registrations per log entry, every entry counted")

@@ -108,6 +108,7 @@ func (c *coreConfig) make(ctx context.Context, config core.Config) error {
 type gatewayConfig struct {
 	Dir, Name, Listen, Ops, Token string
 	Cores                         []string
+	Count                         bool // what goes through its sockets
 }
 
 // enroll gets the gateway its identity, if it has none.
@@ -125,7 +126,7 @@ func (c *gatewayConfig) enroll(ctx context.Context, config sitegw.Config) error 
 
 func (c *gatewayConfig) config() sitegw.Config {
 	return sitegw.Config{
-		Settings: sitegw.Settings{Name: c.Name, Listen: c.Listen, Ops: c.Ops, Cores: c.Cores},
+		Settings: sitegw.Settings{Name: c.Name, Listen: c.Listen, Ops: c.Ops, Cores: c.Cores, SpoolQuota: spoolQuota},
 		DataDir:  c.Dir, Version: "bench", Log: logger(),
 	}
 }
@@ -140,9 +141,15 @@ func openGateway(ctx context.Context, config json.RawMessage) (floor.Service, er
 	if err := cfg.enroll(ctx, c); err != nil {
 		return nil, err
 	}
+	m := new(meter)
+	if cfg.Count {
+		c.Packet = m.packet
+	}
 	gw, err := sitegw.New(c)
 	if err != nil {
 		return nil, err
 	}
-	return host(ctx, gw.Run), nil
+	h := host(ctx, gw.Run)
+	h.traffic = m
+	return h, nil
 }

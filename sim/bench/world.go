@@ -77,8 +77,12 @@ func openWorld(ctx context.Context, want setting, settle time.Duration) (_ *worl
 }
 
 // startGateway runs the gateway on the given core. The first time it enrolls.
-func (w *world) startGateway(ctx context.Context, cpu int) (err error) {
-	cfg := gatewayConfig{Dir: filepath.Join(w.dir, "gateway"), Name: gatewayName, Listen: w.listen, Ops: w.ops, Cores: w.uplinks()}
+func (w *world) startGateway(ctx context.Context, cpu int) error {
+	return w.runGateway(ctx, cpu, false)
+}
+
+func (w *world) runGateway(ctx context.Context, cpu int, count bool) (err error) {
+	cfg := gatewayConfig{Count: count, Dir: filepath.Join(w.dir, "gateway"), Name: gatewayName, Listen: w.listen, Ops: w.ops, Cores: w.uplinks()}
 	if _, err := os.Stat(cfg.Dir); errors.Is(err, os.ErrNotExist) {
 		t, err := w.token(ctx, seal.KindGateway, 1)
 		if err != nil {
@@ -96,15 +100,30 @@ func (w *world) startGateway(ctx context.Context, cpu int) (err error) {
 
 // restartGateway gives the next measurement a gateway without a past.
 func (w *world) restartGateway(ctx context.Context, cpu int) error {
-	old := w.gateway
-	w.gateway = nil
-	if err := old.Close(); err != nil {
+	if err := w.stopGateway(); err != nil {
 		return err
 	}
 	if err := w.startGateway(ctx, cpu); err != nil {
 		return err
 	}
 	return rest(ctx, w.settle)
+}
+
+// restartCounting is the same with a gateway that counts what goes through its sockets.
+func (w *world) restartCounting(ctx context.Context) error {
+	if err := w.stopGateway(); err != nil {
+		return err
+	}
+	if err := w.runGateway(ctx, proc.AnyCPU, true); err != nil {
+		return err
+	}
+	return rest(ctx, w.settle)
+}
+
+func (w *world) stopGateway() error {
+	old := w.gateway
+	w.gateway = nil
+	return old.Close()
 }
 
 // enroll gets n devices an identity, through the gateway.
