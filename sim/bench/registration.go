@@ -90,7 +90,7 @@ func registrationPair(ctx context.Context, b *bench, fleet *floor.Child) (p regP
 // Times of a measurement that ends when everything is committed.
 const (
 	drainPoll = 20 * time.Millisecond
-	drainTime = 5 * time.Minute
+	drainTime = 15 * time.Minute
 )
 
 // committed lets a fleet state the n statements that are signed, and measures until the core has answered for the last of them:
