@@ -27,8 +27,13 @@ func (st *State) epochPrefix() string { return fmt.Sprintf("%020d-", st.s.Epoch)
 // damagedSuffix marks a statement that does not read. It is kept for whoever wants to look.
 const damagedSuffix = ".damaged"
 
-// loadOutbox reads the outbox. lost, when not empty, says why the epoch must end even if every statement reads.
+// loadOutbox reads the outbox. lost, when not empty, says that the state may be older than the outbox, and why: then the epoch ends
+// even if every statement reads, and the number of the next one is higher than any that the lost state may have begun.
 func (st *State) loadOutbox(lost string) error {
+	next := uint64(1)
+	if lost != "" {
+		next = 2
+	}
 	entries, err := os.ReadDir(st.outbox())
 	if err != nil {
 		return fmt.Errorf("outbox: %w", err)
@@ -52,7 +57,7 @@ func (st *State) loadOutbox(lost string) error {
 		if err != nil && !errors.Is(err, durable.ErrTooLarge) {
 			return fmt.Errorf("outbox: %w", err) // it may be whole: nothing is decided by a read that failed
 		}
-		if why := st.load(b, e.Name()); why != nil {
+		if why := st.load(b, e.Name(), next > 1); why != nil {
 			if lost == "" { // those behind the first do not continue what is left, and say less
 				lost = fmt.Sprintf("statement %s: %v", e.Name(), why)
 			}
@@ -62,15 +67,16 @@ func (st *State) loadOutbox(lost string) error {
 		}
 	}
 	if lost != "" {
-		return st.newEpoch(lost)
+		return st.newEpoch(lost, st.s.Epoch+next)
 	}
 	return nil
 }
 
 var errNotNext = errors.New("does not continue the one before")
 
-// load takes one statement of the outbox, if it is what its name says and continues what was there.
-func (st *State) load(b []byte, name string) error {
+// load takes one statement of the outbox, if it is what its name says and continues what was there. When the state may be older than
+// the outbox, its first statement may continue what a receipt has taken since.
+func (st *State) load(b []byte, name string, older bool) error {
 	s, err := seal.ParseStatement(b)
 	if err != nil {
 		return err
@@ -84,7 +90,12 @@ func (st *State) load(b []byte, name string) error {
 	if err := st.verify(s); err != nil {
 		return err
 	}
-	if s.Epoch == st.s.Epoch && (s.Seq != st.head.seq+1 || s.Prev != st.head.chain) {
+	if older && s.Epoch > st.s.Epoch { // the newest epoch is not in it
+		st.s.Epoch, st.s.Seq, st.s.Chain = s.Epoch, s.Seq-1, s.Prev
+		st.head = head{st.s.Seq, st.s.Chain}
+	}
+	first := older && st.head.seq == st.s.Seq && s.Seq > st.s.Seq
+	if s.Epoch == st.s.Epoch && !first && (s.Seq != st.head.seq+1 || s.Prev != st.head.chain) {
 		return errNotNext
 	}
 	if s.Epoch == st.s.Epoch {
@@ -104,10 +115,10 @@ func (st *State) verify(s *seal.SealedStatement) error {
 	return s.Verify(pub)
 }
 
-// newEpoch begins another sequence because statements of this one are lost.
-func (st *State) newEpoch(why string) error {
+// newEpoch begins another sequence because statements of this one are lost, or may be. number is higher than the one before.
+func (st *State) newEpoch(why string, number uint64) error {
 	link := &seal.EpochLink{Epoch: st.s.Epoch, Seq: st.head.seq, Chain: st.head.chain, Lost: why[:min(len(why), maxLost)]}
-	st.s.Epoch++
+	st.s.Epoch = number
 	st.s.EpochID, st.s.Seq, st.s.Chain, st.s.Before = newEpochID(), 0, seal.Chain{}, link
 	st.head = head{}
 	return st.save()

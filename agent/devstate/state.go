@@ -89,6 +89,10 @@ func Open(dir string, signer Signer) (*State, error) {
 		if err := wire.Unmarshal(b, &st.s); err != nil {
 			return nil, fmt.Errorf("state: %w", err)
 		}
+		if st.slots.Older() { // it may be that the newest start, receipt or epoch is not in it: none may be made twice
+			lost = "a copy of the state damaged"
+			st.s.Start++
+		}
 	case errors.Is(err, os.ErrNotExist):
 		st.s.Epoch, st.s.EpochID = 1, newEpochID()
 		if err := st.save(); err != nil {

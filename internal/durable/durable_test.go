@@ -172,8 +172,8 @@ func TestSlotsDamagedAtEachByte(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := wantLoad(t, path, older)
-			if t.Failed() {
-				t.Fatalf("damage %d", i)
+			if t.Failed() || !s.Older() {
+				t.Fatalf("damage %d; it says that it may be older: %v", i, s.Older())
 			}
 			if i%10 != 0 {
 				continue
@@ -189,7 +189,9 @@ func TestSlotsDamagedAtEachByte(t *testing.T) {
 			if after, err := os.ReadFile(good); err != nil || !bytes.Equal(before, after) {
 				t.Fatalf("the save wrote over the only whole copy: %v", err)
 			}
-			wantLoad(t, path, "next")
+			if wantLoad(t, path, "next").Older() {
+				t.Fatal("the newest may be older")
+			}
 		}
 	}
 }

@@ -22,8 +22,9 @@ var ErrDamaged = errors.New("damaged")
 //	16      4     CRC-32C of generation, length and data
 //	20      n     data
 type Slots struct {
-	path string
-	gen  uint64
+	path  string
+	gen   uint64
+	older bool
 }
 
 const (
@@ -41,9 +42,9 @@ func OpenSlots(path string) *Slots { return &Slots{path: path} }
 // are files and none is whole, and the reader's own otherwise: a file that cannot be read may be the newest.
 func (s *Slots) Load() ([]byte, error) {
 	var (
-		best  []byte
-		found bool
-		why   error
+		best   []byte
+		copies int
+		why    error
 	)
 	for _, name := range []string{s.path + ".a", s.path + ".b"} {
 		b, err := ReadFile(name, maxSlot+slotHeader)
@@ -53,7 +54,7 @@ func (s *Slots) Load() ([]byte, error) {
 		if err != nil && !errors.Is(err, ErrTooLarge) {
 			return nil, err
 		}
-		found = true
+		copies++
 		gen, data, err := parseSlot(b)
 		if err != nil {
 			why = errors.Join(why, fmt.Errorf("%s: %w", name, err))
@@ -65,12 +66,17 @@ func (s *Slots) Load() ([]byte, error) {
 	}
 	switch {
 	case best != nil:
+		s.older = why != nil || copies == 1 && s.gen > 1 // from the second generation on there are two
 		return best, nil
-	case found:
+	case copies > 0:
 		return nil, why
 	}
 	return nil, fmt.Errorf("%s: %w", s.path, os.ErrNotExist)
 }
+
+// Older tells whether what Load returned may be older, by one Save, than what was saved last: the other copy is damaged or gone. No
+// power cut does that; a disk that rots does. Numbers that must not be used twice have to skip what the lost one may have used.
+func (s *Slots) Older() bool { return s.older }
 
 // Save stores data as the newest copy, durably.
 func (s *Slots) Save(data []byte, mode os.FileMode) error {
