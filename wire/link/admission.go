@@ -27,8 +27,8 @@ const (
 
 	maxUnfinished = 512 // what comes in the first second
 	minUnfinished = 128
-	// slowHandshake makes the bound smaller. It is below tcpAfter: who waits for longer dials TCP beside QUIC, which is a second
-	// handshake for the same session, at the worst of times.
+	// slowHandshake makes the bound smaller. It is below tcpAfter: who has heard nothing for longer dials TCP beside QUIC, which is
+	// a second handshake for the same session, at the worst of times.
 	slowHandshake = tcpAfter * 3 / 4
 	// maxUnprovedUnfinished are those from addresses that nobody proved: made-up ones never finish.
 	maxUnprovedUnfinished = 64

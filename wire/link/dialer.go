@@ -15,9 +15,11 @@ import (
 
 // Times of the choice between the carriers.
 const (
-	// tcpAfter is how long QUIC has got, before TCP is dialled beside it.
+	// tcpAfter is how long QUIC has got, before TCP is dialled beside it if nothing was heard of the peer. A peer that was heard is
+	// only busy, and a second handshake for the same session is what it needs least: it has until the handshake's timeout.
 	tcpAfter = 2 * time.Second
-	// tcpSoon is the same where TCP was needed the last time: a round trip or two, so that QUIC wins where it works again.
+	// tcpSoon is the same where TCP was needed the last time: a round trip or two, so that QUIC wins where it works again. There
+	// TCP is dialled after tcpAfter at the latest, whatever was heard: what lets first packets through may stop those that follow.
 	tcpSoon = 250 * time.Millisecond
 	// While a session runs over TCP, QUIC is tried about this often.
 	quicEvery  = 2 * time.Minute
@@ -61,8 +63,8 @@ type Target struct {
 type Admit[T any] func(*Session) (T, error)
 
 // Open opens a session and has admit greet the peer. The carrier whose peer admits first is taken, and the other one is given
-// up: QUIC is tried first, and TCP as soon as QUIC has failed, or has had no session for a while. No two greetings are under way
-// at once. A refusal by the peer is the answer, whatever it came over.
+// up: QUIC is tried first, and TCP as soon as QUIC has failed, or for a while nothing was heard over it. No two greetings are under
+// way at once. A refusal by the peer is the answer, whatever it came over.
 func Open[T any](ctx context.Context, d *Dialer, to Target, admit Admit[T]) (value T, err error) {
 	addr, err := Resolve(ctx, to.Addr)
 	if err != nil {
@@ -71,15 +73,21 @@ func Open[T any](ctx context.Context, d *Dialer, to Target, admit Admit[T]) (val
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &race[T]{admit: admit, turn: make(chan struct{}, 1), opened: make(chan struct{}, len(Carriers())), results: make(chan result[T])}
-	go r.try(ctx, QUIC, func() (*Session, error) { return d.packets.Dial(ctx, addr, to.TLS, to.Options) })
+	var h hearing
+	go r.try(ctx, QUIC, func() (*Session, error) { return d.packets.dial(ctx, addr, to, &h) })
 	overTCP := func() { r.try(ctx, TCP, func() (*Session, error) { return d.stream(ctx, addr.String(), to) }) }
-	t := time.NewTimer(d.headStart(to.Addr))
+	start, blocked := time.Now(), d.isBlocked(to.Addr)
+	t := time.NewTimer(headStart(blocked))
 	defer t.Stop()
 	running, streams := 1, d.streams != nil
 	for running > 0 {
 		select {
 		case <-t.C:
-			if streams {
+			switch late := time.Since(start) >= tcpAfter; {
+			case !streams, h.heard.Load() && late && !blocked:
+			case h.heard.Load() && !late:
+				t.Reset(tcpAfter - time.Since(start))
+			default:
 				streams = false
 				running++
 				go overTCP()
@@ -209,11 +217,16 @@ func (d *Dialer) stream(ctx context.Context, addr string, to Target) (*Session, 
 	return DialConn(ctx, c, to.TLS, to.Options)
 }
 
-// headStart is how long QUIC is tried alone.
-func (d *Dialer) headStart(addr string) time.Duration {
+// isBlocked tells whether an address was reached over TCP last.
+func (d *Dialer) isBlocked(addr string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.blocked[addr] {
+	return d.blocked[addr]
+}
+
+// headStart is how long QUIC is tried alone.
+func headStart(blocked bool) time.Duration {
+	if blocked {
 		return tcpSoon
 	}
 	return tcpAfter

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -137,6 +138,48 @@ func TestOpenOverTCP(t *testing.T) {
 		c.opens(link.QUIC, 0, few).Close()
 		c.net.BlockUDP(c.gateway, true)
 		c.opens(link.TCP, 2*time.Second, 2*time.Second+few).Close()
+	})
+}
+
+// A gateway that answers over UDP and is slow is not dialled over TCP as well.
+func TestOpenWaitsForABusyPeer(t *testing.T) {
+	inChoice(t, func(t *testing.T, c *choice) {
+		t.Helper()
+		streams := 0
+		c.dialer = link.NewDialer(c.client, func(ctx context.Context, addr string) (net.Conn, error) {
+			streams++
+			return c.net.Dial(ctx, addr)
+		})
+		c.silentAfterFirst(5 * time.Second)
+		c.opens(link.QUIC, 5*time.Second, 9*time.Second).Close()
+		if streams != 0 {
+			t.Errorf("dialled over TCP %d times", streams)
+		}
+	})
+}
+
+// One of which nothing follows is dialled over TCP when QUIC has had its time, and sooner from then on.
+func TestOpenBehindABrokenPath(t *testing.T) {
+	inChoice(t, func(t *testing.T, c *choice) {
+		t.Helper()
+		for _, after := range []time.Duration{10 * time.Second, 2 * time.Second, 2 * time.Second} {
+			c.silentAfterFirst(time.Hour)
+			c.opens(link.TCP, after, after+few).Close()
+		}
+		c.net.Lose(nil)
+		c.opens(link.QUIC, 0, few).Close()
+	})
+}
+
+// silentAfterFirst loses for a while what the gateway sends over UDP, but for the first packet.
+func (c *choice) silentAfterFirst(d time.Duration) {
+	var passed atomic.Bool
+	until := time.Now().Add(d)
+	c.net.Lose(func(from, _ net.Addr) bool {
+		if from.String() != c.gateway.String() || time.Now().After(until) {
+			return false
+		}
+		return passed.Swap(true)
 	})
 }
 

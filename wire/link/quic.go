@@ -63,12 +63,19 @@ func (t *Transport) Addr() net.Addr { return t.tr.Conn.LocalAddr() }
 
 // Dial opens a session. A session is not an admission: that is the peer's welcome.
 func (t *Transport) Dial(ctx context.Context, addr net.Addr, tc *tls.Config, o Options) (*Session, error) {
+	return t.dial(ctx, addr, Target{TLS: tc, Options: o}, new(hearing))
+}
+
+// dial is Dial with h to hear the peer's first packet.
+func (t *Transport) dial(ctx context.Context, addr net.Addr, to Target, h *hearing) (*Session, error) {
+	o := to.Options
 	qc := o.quic()
+	qc.Tracer = h.trace
 	qc.KeepAlivePeriod = o.keepAlive()
 	qc.MaxIdleTimeout = time.Duration(float64(qc.KeepAlivePeriod) * idleFactor)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
-	c, err := t.tr.Dial(ctx, addr, tc, qc)
+	c, err := t.tr.Dial(ctx, addr, to.TLS, qc)
 	if err != nil {
 		return nil, fmt.Errorf("dial %v: %w", addr, asError(err))
 	}

@@ -24,6 +24,7 @@ type Net struct {
 	noUDP   map[string]bool
 	streams map[string]*listener
 	tap     func(from, to net.Addr, data []byte)
+	lose    func(from, to net.Addr) bool
 }
 
 // New makes a network without sockets.
@@ -54,11 +55,12 @@ func (n *Net) AddNode(addr net.Addr, r simnet.PacketReceiver) {
 func (n *Net) SendPacket(p simnet.Packet) error {
 	n.mu.Lock()
 	r, lost, tap := n.nodes[p.To.String()], n.dark[p.To.String()] || n.dark[p.From.String()] || n.deaf[p.To.String()] || n.noUDP[p.To.String()] || n.noUDP[p.From.String()], n.tap
+	lose := n.lose
 	n.mu.Unlock()
 	if tap != nil {
 		tap(p.From, p.To, p.Data)
 	}
-	if r != nil && !lost {
+	if r != nil && !lost && (lose == nil || !lose(p.From, p.To)) {
 		time.AfterFunc(Latency, func() { r.RecvPacket(p) })
 	}
 	return nil
@@ -90,4 +92,11 @@ func (n *Net) Tap(f func(from, to net.Addr, data []byte)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.tap = f
+}
+
+// Lose loses the packets for which f says so.
+func (n *Net) Lose(f func(from, to net.Addr) bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lose = f
 }
