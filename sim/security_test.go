@@ -77,6 +77,8 @@ func TestOnlyThePairsOfTheDesignConnect(t *testing.T) {
 			{p.gw.Addr.String(), wire.ALPNAgent, []string{"device"}},
 			{p.gw.Addr.String(), wire.ALPNUplink, nil},
 			{p.gw.Addr.String(), wire.ALPNEnroll, everybody},
+			{p.gw.Addr.String(), wire.ALPNSite, []string{"gateway"}}, // whether it is a sibling is decided behind it
+			{uplinkAddr, wire.ALPNSite, nil},
 			{uplinkAddr, wire.ALPNUplink, []string{"gateway"}},
 			{uplinkAddr, wire.ALPNAgent, nil},
 			{uplinkAddr, wire.ALPNEnroll, everybody},

@@ -25,6 +25,7 @@ import (
 	"github.com/holdfast-edge/holdfast/sitegw/custody"
 	"github.com/holdfast-edge/holdfast/sitegw/mirror"
 	"github.com/holdfast-edge/holdfast/sitegw/roster"
+	"github.com/holdfast-edge/holdfast/sitegw/sibling"
 	"github.com/holdfast-edge/holdfast/sitegw/spool"
 	"github.com/holdfast-edge/holdfast/sitegw/witness"
 	"github.com/holdfast-edge/holdfast/wire"
@@ -206,6 +207,7 @@ type Gateway struct {
 	pace    paceStore
 	uplink  *corelink.Link
 	agents  *agentlink.Server
+	peers   *sibling.Peers
 	witness *witness.Witness
 	mirror  *mirror.Mirror
 	up      *link.Transport
@@ -294,13 +296,25 @@ func (g *Gateway) assemble() {
 	g.uplink = corelink.New(corelink.Config{
 		Cores: cores.Open(filepath.Join(g.DataDir, coresFile), g.Cores, g.Log), Witness: g.witness, Transport: g.up, Streams: g.StreamDial, Credential: g.cred, Roster: g.roster, Custody: g.custody, Mirror: g.mirror, Listen: g.Listen,
 		Version: g.Version, Wall: g.Wall, Log: g.Log,
-		Changed:  func(d []ident.DeviceID, site bool) { g.agents.Changed(d, site) },
+		Changed:  g.changed,
 		Receipts: func(all []wire.DeviceReceipt) { g.agents.Receipts(all) },
 		Refused:  func(all []custody.Refused) { g.agents.Refused(all) },
 	})
-	g.agents = agentlink.New(agentlink.Config{
-		Self: g.cred.ID, Authority: g.cred.Authority, Uplink: g.uplink, Custody: g.custody, Roster: g.roster, Mirror: g.mirror, Wall: g.Wall, Log: g.Log,
+	g.peers = sibling.New(sibling.Config{
+		Self: g.cred.ID, Endpoint: g.cred.Endpoint(g.Wall), Dialer: link.NewDialer(g.up, g.StreamDial), List: g.mirror.Gateways, Log: g.Log,
 	})
+	g.agents = agentlink.New(agentlink.Config{
+		Siblings: g.peers,
+		Self:     g.cred.ID, Authority: g.cred.Authority, Uplink: g.uplink, Custody: g.custody, Roster: g.roster, Mirror: g.mirror, Wall: g.Wall, Log: g.Log,
+	})
+}
+
+// changed takes what is new in the mirror to those whom it concerns.
+func (g *Gateway) changed(devices []ident.DeviceID, site bool) {
+	if site {
+		g.peers.Changed()
+	}
+	g.agents.Changed(devices, site)
 }
 
 // ID is the gateway's identity.

@@ -42,7 +42,7 @@ func samples() map[Type]any {
 		TypeGoAway:       &GoAway{RetryAfterMS: 2000},
 		TypeEnroll:       &enroll,
 		TypeEnrolled:     &enrolled,
-		TypeUplinkHello:  &UplinkHello{Capability: 1, Version: "1.0.0", Listen: "10.0.0.1:7443", Run: 99, KnownEpoch: 1, Known: 40},
+		TypeUplinkHello:  &UplinkHello{Capability: 1, Version: "1.0.0", Listen: "10.0.0.1:7443", Run: 99, KnownEpoch: 1, Known: 40, Via: "gw2"},
 		TypeUplinkWelcome: &UplinkWelcome{
 			Capability: 1, Identity: "spiffe://plant/gateway/berlin/gw1", ReportPeriodMS: 10000, TimeMS: 1795464000000,
 		},
@@ -72,6 +72,10 @@ func samples() map[Type]any {
 		TypeRelayRenewed:  &RelayRenewed{ID: 12, Renewed: Renewed{Chain: [][]byte{[]byte("leaf"), []byte("ca")}}},
 		TypeAsk:           &Ask{Device: goldenDevice},
 		TypeReceipts:      &Receipts{Items: []DeviceReceipt{{Device: goldenDevice, Receipt: []byte("receipt")}}},
+
+		TypeSiblingHello:   &SiblingHello{Capability: 1, Purpose: PurposeRelay},
+		TypeSiblingWelcome: &SiblingWelcome{Capability: 1, Identity: "spiffe://plant/gateway/berlin/gw1"},
+		TypeBytes:          &Bytes{Data: []byte("bytes")},
 	}
 }
 

@@ -19,12 +19,14 @@ const (
 	ALPNEnroll = "holdfast-enroll/1"
 	ALPNAgent  = "holdfast-agent/1"
 	ALPNUplink = "holdfast-uplink/1"
+	ALPNSite   = "holdfast-site/1" // between the gateways of a site
 )
 
 // A Type names a message. Types are append-only and never reused; a receiver answers an unknown one with CodeUnsupported.
 type Type uint16
 
-// The message types. 1 to 15 are for an agent's session, 16 to 19 for enrollment, 32 on for the uplink.
+// The message types. 1 to 15 are for an agent's session, 16 to 19 for enrollment, 32 to 47 for the uplink, 48 on for
+// sessions between gateways.
 const (
 	TypeError        Type = 1
 	TypeAttach       Type = 2
@@ -52,6 +54,10 @@ const (
 	TypeRelayRenewed  Type = 41
 	TypeAsk           Type = 42
 	TypeReceipts      Type = 43
+
+	TypeSiblingHello   Type = 48
+	TypeSiblingWelcome Type = 49
+	TypeBytes          Type = 50
 )
 
 // types lists every type with its name and the largest frame (type and message) it may have, in bytes.
@@ -83,6 +89,10 @@ var types = map[Type]struct {
 	TypeRelayRenewed:  {"relay_renewed", 64 << 10},
 	TypeAsk:           {"ask", 512},
 	TypeReceipts:      {"receipts", MaxFrame},
+
+	TypeSiblingHello:   {"sibling_hello", 512},
+	TypeSiblingWelcome: {"sibling_welcome", 512},
+	TypeBytes:          {"bytes", MaxBytes + 16},
 }
 
 // MaxStatement bounds a sealed statement, in bytes.
@@ -221,6 +231,7 @@ type UplinkHello struct {
 	Run        uint64 `cbor:"4,keyasint"`           // random id of the gateway's run
 	KnownEpoch uint64 `cbor:"5,keyasint,omitempty"` // cluster epoch of Known
 	Known      uint64 `cbor:"6,keyasint,omitempty"` // the gateway holds every entry of its site up to this number; 0: tell it all
+	Via        string `cbor:"8,keyasint,omitempty"` // name of the sibling that relays the session; "": none does
 }
 
 // UplinkWelcome admits a gateway.

@@ -46,7 +46,7 @@ func TestProtocolDocument(t *testing.T) {
 			t.Errorf("the table of codes lacks %d, %s", n, name)
 		}
 	}
-	for _, s := range []string{ALPNAgent, ALPNEnroll, ALPNUplink, fmt.Sprintf("\n| %d | 20", Capability)} {
+	for _, s := range []string{ALPNAgent, ALPNEnroll, ALPNUplink, ALPNSite, fmt.Sprintf("\n| %d | 20", Capability)} {
 		if !strings.Contains(doc, s) {
 			t.Errorf("docs/protocol.md lacks %q", s)
 		}

@@ -35,6 +35,12 @@ type Uplink interface {
 	Ask(d ident.DeviceID)
 }
 
+// Siblings serves the sessions of the site's other gateways, which come in at the agents' port, until they end or ctx does. opened is
+// called when the opening of the session is over.
+type Siblings interface {
+	Serve(ctx context.Context, ls *link.Session, opened func())
+}
+
 // Config of a Server. All fields are required.
 type Config struct {
 	Self      ident.ID          // this gateway
@@ -43,6 +49,7 @@ type Config struct {
 	Custody   *custody.Keeper
 	Roster    *roster.Roster
 	Mirror    *mirror.Mirror
+	Siblings  Siblings
 	Wall      func() time.Time
 	Log       *slog.Logger
 }
@@ -99,6 +106,7 @@ func Protocols() []ident.Protocol {
 	return []ident.Protocol{
 		{ALPN: wire.ALPNAgent, Roles: []ident.Role{ident.RoleDevice}},
 		{ALPN: wire.ALPNEnroll},
+		{ALPN: wire.ALPNSite, Roles: []ident.Role{ident.RoleGateway}},
 	}
 }
 
@@ -185,11 +193,19 @@ func (s *Server) open(ctx context.Context, p *link.Pending, opened func()) {
 	if err != nil {
 		return
 	}
-	if p.Protocol() == wire.ALPNEnroll {
+	switch p.Protocol() {
+	case wire.ALPNEnroll:
 		defer ls.Close()
 		s.serveEnroll(ctx, ls)
-		return
+	case wire.ALPNSite:
+		s.Siblings.Serve(ctx, ls, opened)
+	default:
+		s.serveAgent(ctx, ls, opened)
 	}
+}
+
+// serveAgent admits an agent and serves its session.
+func (s *Server) serveAgent(ctx context.Context, ls *link.Session, opened func()) {
 	ses, err := s.admit(ls)
 	if err != nil {
 		var e *wire.Error

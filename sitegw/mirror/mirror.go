@@ -77,8 +77,9 @@ type record struct {
 
 // A list is the list of the site's gateways.
 type list struct {
-	stamp  seal.Stamp
-	sealed []byte // nil: none
+	stamp    seal.Stamp
+	sealed   []byte // nil: none
+	gateways []seal.ListedGateway
 }
 
 // ErrConflict says that the authority signed two different things under one number, which an honest core does not.
@@ -199,7 +200,7 @@ func (m *Mirror) gateways(b []byte) (fresh bool, err error) {
 	case c == 0:
 		return false, fmt.Errorf("list of site %s, number %d: %w", l.Site, l.Number, ErrConflict)
 	}
-	m.list = list{l.Stamp(), bytes.Clone(b)}
+	m.list = list{l.Stamp(), bytes.Clone(b), l.Gateways}
 	m.write(frame{kindList, m.list.sealed})
 	return true, nil
 }
@@ -244,6 +245,13 @@ func (m *Mirror) List() ([]byte, seal.Stamp) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.list.sealed, m.list.stamp
+}
+
+// Gateways are the site's gateways as the authority listed them last; none: there is no list. They must not be written.
+func (m *Mirror) Gateways() []seal.ListedGateway {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.list.gateways
 }
 
 // A Status is how much a mirror holds.

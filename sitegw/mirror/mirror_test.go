@@ -92,6 +92,9 @@ func TestMirror(t *testing.T) {
 	if b, stamp := p.List(); !bytes.Equal(b, list) || stamp != (seal.Stamp{ClusterEpoch: 1, Number: 1}) {
 		t.Errorf("list %x at %+v", b, stamp)
 	}
+	if all := p.Gateways(); len(all) != 1 || all[0].Name != "gw-a" || all[0].Listen != "a:1" {
+		t.Errorf("gateways %+v", all)
+	}
 	if told, site := p.Apply(&wire.Site{IntervalMS: 2000, List: list}); len(told) != 0 || site {
 		t.Errorf("what is no news was told of %v, %v", told, site)
 	}

@@ -86,6 +86,9 @@ func TestProtocolNames(t *testing.T) {
 			t.Errorf("%s port speaks %q, want %q", port, got, alpn)
 		}
 	}
+	if got := f.Ports()["agent"].Protocols[2].ALPN; got != wire.ALPNSite {
+		t.Errorf("siblings speak %q, want %q", got, wire.ALPNSite)
+	}
 	if got := ident.FirstContact(f.Pin(), ident.RoleCore, time.Now).NextProtos; len(got) != 1 || got[0] != wire.ALPNEnroll {
 		t.Errorf("first contact speaks %q, want %q", got, wire.ALPNEnroll)
 	}

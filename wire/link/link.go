@@ -48,13 +48,15 @@ type Limits struct {
 	Socket     int    // bytes that the system may hold for a TCP connection, each way; 0: as it sees fit
 }
 
-// The limits of the two kinds of link. An agent can pin less than 512 KiB of its gateway's memory. What a window costs is not
+// The limits of the kinds of link. An agent can pin less than 512 KiB of its gateway's memory. What a window costs is not
 // its size: quic-go keeps each piece that arrives behind a gap on its own, about 110 bytes for a piece of one byte, and a whole
 // packet buffer for one of 128. So the window is small; a frame that is larger passes through it in pieces. Over TCP, Linux
 // takes twice the Socket, each way; beside it lie a TLS record, a record of the link and a frame.
 var (
 	AgentLimits  = Limits{Stream: 2 << 10, Connection: 2 << 10, Streams: 1, Frame: 33 << 10, Socket: 64 << 10}
 	UplinkLimits = Limits{Stream: 4 << 20, Connection: 8 << 20, Streams: 64, Frame: wire.MaxFrame}
+	// SiblingLimits are for the gateway that dials another one, which has the limits of its port: AgentLimits.
+	SiblingLimits = Limits{Stream: 128 << 10, Connection: 128 << 10, Streams: 1, Frame: 33 << 10, Socket: 128 << 10}
 )
 
 // Options of a listener or a dial.

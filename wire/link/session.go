@@ -110,8 +110,9 @@ func (s *Session) Refuse(e *wire.Error) {
 	s.CloseWith(e)
 }
 
-// endWrites closes this side's half of the control stream, after the frame that is being written.
-func (s *Session) endWrites() error {
+// EndSend closes this side's half of the control stream, after the frame that is being written. The peer's Recv then returns
+// io.EOF.
+func (s *Session) EndSend() error {
 	s.turn <- struct{}{}
 	defer func() { <-s.turn }()
 	return s.ctl.Close()
@@ -120,7 +121,7 @@ func (s *Session) endWrites() error {
 // Finish closes this side's half of the control stream and waits, at most d, for the peer to end its own: a close would
 // discard what is still on its way.
 func (s *Session) Finish(d time.Duration) {
-	if err := s.endWrites(); err != nil {
+	if err := s.EndSend(); err != nil {
 		return
 	}
 	if err := s.ctl.SetReadDeadline(time.Now().Add(d)); err != nil {
@@ -136,7 +137,7 @@ func (s *Session) Finish(d time.Duration) {
 // CloseSend closes this side's half of the control stream and waits, at most d, for the peer to end the session, while
 // another goroutine goes on reading.
 func (s *Session) CloseSend(d time.Duration) {
-	if err := s.endWrites(); err != nil {
+	if err := s.EndSend(); err != nil {
 		return
 	}
 	t := time.NewTimer(d)

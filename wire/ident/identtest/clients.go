@@ -24,7 +24,7 @@ func (f *Fleet) Ports() map[string]Port {
 	enroll := ident.Protocol{ALPN: "holdfast-enroll/1"}
 	core, gateway := ident.Core(f.Name, "c1"), ident.Gateway(f.Name, "berlin", "a")
 	return map[string]Port{
-		"agent":   {gateway, []ident.Protocol{{ALPN: "holdfast-agent/1", Roles: []ident.Role{ident.RoleDevice}}, enroll}},
+		"agent":   {gateway, []ident.Protocol{{ALPN: "holdfast-agent/1", Roles: []ident.Role{ident.RoleDevice}}, enroll, {ALPN: "holdfast-site/1", Roles: []ident.Role{ident.RoleGateway}}}},
 		"uplink":  {core, []ident.Protocol{{ALPN: "holdfast-uplink/1", Roles: []ident.Role{ident.RoleGateway}}, enroll}},
 		"cluster": {core, []ident.Protocol{{ALPN: "holdfast-cluster/1", Roles: []ident.Role{ident.RoleCore}}}},
 	}
@@ -32,7 +32,7 @@ func (f *Fleet) Ports() map[string]Port {
 
 // ALPNs are what a client may ask a port for; the empty one stands for none.
 func ALPNs() []string {
-	return []string{"holdfast-agent/1", "holdfast-uplink/1", "holdfast-cluster/1", "holdfast-enroll/1", "h3", ""}
+	return []string{"holdfast-agent/1", "holdfast-uplink/1", "holdfast-cluster/1", "holdfast-enroll/1", "holdfast-site/1", "h3", ""}
 }
 
 // Admits tells what a port must answer to a client with a genuine certificate of role ("" for anybody else) that asks for alpn.
