@@ -205,7 +205,7 @@ func New(ctx context.Context, c Config) (_ *Core, err error) {
 	core.enroll.Note = core.tally.Note
 	core.sites = sitelink.New(sitelink.Config{
 		Registry: n.store, Enroll: core.enroll, Authority: core.keys.Authority(), Tracker: core.tracker, Events: n.hub, Wall: c.Wall, Log: c.Log,
-		TargetBeats: cmp.Or(c.TargetBeats, DefaultTargetBeats),
+		SiteKey: core.keys.SiteKey, TargetBeats: cmp.Or(c.TargetBeats, DefaultTargetBeats),
 	})
 	core.api = api.New(api.Config{
 		Registry: n.store, History: n.store.history, Tracker: core.tracker, Events: n.hub, Node: c.Name, Pin: n.trust.Pin(), Cluster: cluster{core},

@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-edge/holdfast/sitegw/corelink"
 	"github.com/holdfast-edge/holdfast/sitegw/cores"
 	"github.com/holdfast-edge/holdfast/sitegw/custody"
+	"github.com/holdfast-edge/holdfast/sitegw/mesh"
 	"github.com/holdfast-edge/holdfast/sitegw/mirror"
 	"github.com/holdfast-edge/holdfast/sitegw/roster"
 	"github.com/holdfast-edge/holdfast/sitegw/sibling"
@@ -129,6 +130,7 @@ const (
 	spoolDir      = "spool"
 	mirrorFile    = "mirror"
 	presenceFile  = "presence"
+	siteKeyFile   = "sitekey"
 )
 
 // LoadSettings reads gateway.yaml of a data directory. The error names the file, and the key where there is one.
@@ -210,6 +212,7 @@ type Gateway struct {
 	peers   *sibling.Peers
 	witness *witness.Witness
 	mirror  *mirror.Mirror
+	keys    *mesh.Keys
 	up      *link.Transport
 	down    *link.Transport
 	lns     []*link.Listener // of the agents: QUIC, TCP
@@ -293,12 +296,14 @@ func (g *Gateway) assemble() {
 	g.witness = witness.New(witness.Config{
 		Dir: g.DataDir, Fleet: g.cred.ID.Fleet, Authority: g.cred.Authority, Wall: g.Wall, Log: g.Log,
 	})
+	g.keys = mesh.OpenKeys(filepath.Join(g.DataDir, siteKeyFile), g.Log)
 	g.uplink = corelink.New(corelink.Config{
 		Cores: cores.Open(filepath.Join(g.DataDir, coresFile), g.Cores, g.Log), Witness: g.witness, Transport: g.up, Streams: g.StreamDial, Credential: g.cred, Roster: g.roster, Custody: g.custody, Mirror: g.mirror, Listen: g.Listen,
 		Version: g.Version, Wall: g.Wall, Log: g.Log,
 		Changed:  g.changed,
 		Receipts: func(all []wire.DeviceReceipt) { g.agents.Receipts(all) },
 		Refused:  func(all []custody.Refused) { g.agents.Refused(all) },
+		SiteKey:  g.keys.Told,
 	})
 	g.peers = sibling.New(sibling.Config{
 		Self: g.cred.ID, Endpoint: g.cred.Endpoint(g.Wall), Dialer: link.NewDialer(g.up, g.StreamDial), List: g.mirror.Gateways, Log: g.Log,

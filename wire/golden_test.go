@@ -65,6 +65,7 @@ func samples() map[Type]any {
 		TypeSite: &Site{
 			Version: 9, IntervalMS: 5000, Cores: []string{"10.0.1.1:7400"}, AuditHead: []byte("head"),
 			Entries: [][]byte{[]byte("entry"), []byte("another")}, List: []byte("list"), UptoEpoch: 1, Upto: 42, LeastMS: 15000,
+			SiteKey: &SiteKey{Generation: 2, Key: bytes.Repeat([]byte{6}, SiteKeySize)},
 		},
 		TypeRelayEnroll:   &RelayEnroll{ID: 11, Enroll: enroll},
 		TypeRelayEnrolled: &RelayEnrolled{ID: 11, Enrolled: enrolled},

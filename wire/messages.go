@@ -362,8 +362,26 @@ type Site struct {
 	UptoEpoch  uint64   `cbor:"10,keyasint,omitempty"` // cluster epoch of Upto
 	Upto       uint64   `cbor:"11,keyasint,omitempty"` // every entry of the site up to this number has now been told; 0: not said
 	// LeastMS is the fleet's pace: no device is to beat more often than this. 1000, as often as any may: nobody is held back. 0: unchanged.
-	LeastMS uint32 `cbor:"12,keyasint,omitempty"`
+	LeastMS uint32   `cbor:"12,keyasint,omitempty"`
+	SiteKey *SiteKey `cbor:"13,keyasint,omitempty"` // nil: unchanged
 }
+
+// A SiteKey is what the gateways of a site share among themselves, for their gossip. It proves nothing about who holds it.
+type SiteKey struct {
+	Generation uint64 `cbor:"1,keyasint,omitempty"` // grows when a gateway is shut out; the key of an older one is not used any more
+	Key        []byte `cbor:"2,keyasint"`           // SiteKeySize bytes, secret
+}
+
+// SiteKeySize is the length of a site key: AES-256.
+const SiteKeySize = 32
+
+// String names the key without giving it away.
+func (k SiteKey) String() string {
+	return fmt.Sprintf("site key of generation %d", k.Generation)
+}
+
+// Format keeps the key out of whatever prints it.
+func (k SiteKey) Format(s fmt.State, _ rune) { fmt.Fprint(s, k.String()) } //nolint:errcheck // the state takes what it is given
 
 // MaxCores bounds the uplink addresses that one message carries.
 const MaxCores = 16

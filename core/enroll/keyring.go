@@ -25,6 +25,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
@@ -257,6 +258,21 @@ func (k *Keyring) Derive(label string, data []byte) [32]byte {
 	m := hmac.New(sha256.New, key)
 	m.Write(data)
 	return [32]byte(m.Sum(nil))
+}
+
+// siteKeyInfo separates this use of HKDF from any other.
+const siteKeyInfo = "holdfast/site-key/v1"
+
+// SiteKey is the key that the gateways of a site share: another one for each fleet, site and generation. All core nodes make the
+// same; nothing of it is stored.
+func (k *Keyring) SiteKey(site string, generation uint64) wire.SiteKey {
+	// No name holds a zero byte, so no two inputs make the same info.
+	info := fmt.Sprintf("%s\x00%s\x00%s\x00%d", siteKeyInfo, k.fleet, site, generation)
+	key, err := hkdf.Key(sha256.New, k.authority.Seed(), nil, info, wire.SiteKeySize)
+	if err != nil {
+		panic("enroll: a site key from HKDF-SHA256: " + err.Error()) // the length is fixed, and within what it gives
+	}
+	return wire.SiteKey{Generation: generation, Key: key}
 }
 
 // roleRoot binds the root's key to what it is for.

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
@@ -269,5 +271,38 @@ func TestDerive(t *testing.T) {
 	}
 	if len(seen) != 6 {
 		t.Errorf("%d values of 6", len(seen))
+	}
+}
+
+// Every node makes the same site key, and another one for each site, generation and fleet; it is none of the derived values.
+func TestSiteKey(t *testing.T) {
+	made, node, recovery := newFleet(t)
+	a, err := OpenKeyring(fleetOf(made), "core-1", node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := OpenKeyring(fleetOf(made), registry.RecoveryHolder, recovery)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(a.SiteKey("plant-7", 1), b.SiteKey("plant-7", 1)) {
+		t.Error("two nodes make different keys")
+	}
+	other := *a
+	other.fleet = "other"
+	seen := map[string]bool{}
+	for _, k := range []*Keyring{a, &other} {
+		for _, site := range []string{"plant-7", "plant-71", "plant-7-1"} {
+			for _, generation := range []uint64{0, 1, 11, 1 << 63} {
+				got := k.SiteKey(site, generation)
+				if len(got.Key) != wire.SiteKeySize || got.Generation != generation {
+					t.Errorf("%d bytes of generation %d", len(got.Key), got.Generation)
+				}
+				seen[string(got.Key)] = true
+			}
+		}
+	}
+	if len(seen) != 24 {
+		t.Errorf("%d keys of 24", len(seen))
 	}
 }

@@ -193,6 +193,7 @@ type Site struct {
 	UnreachableMS int64  `cbor:"4,keyasint,omitempty"` // since when all its gateways are silent; 0: reachable
 	Revision      uint64 `cbor:"5,keyasint,omitempty"` // number of the audit record of the newest change by an operator
 	List          Fact   `cbor:"6,keyasint,omitempty"` // the newest change of the list of its gateways
+	KeyGeneration uint64 `cbor:"7,keyasint,omitempty"` // of the key that its gateways share. Invariant: it never goes back
 }
 
 // A Gateway is one gateway of a site.

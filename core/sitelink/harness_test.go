@@ -137,7 +137,7 @@ func world(t *testing.T, f func(t *testing.T, c *core)) {
 		log := slog.New(slog.DiscardHandler)
 		s := New(Config{
 			Registry: c, Enroll: enroll.NewService(c, c.keys, time.Now, log), Authority: c.keys.Authority(), Tracker: c.tracker,
-			Events: &c.hub, Wall: time.Now, Log: log,
+			Events: &c.hub, Wall: time.Now, Log: log, SiteKey: c.keys.SiteKey,
 		})
 		conn, addr := c.socket()
 		c.addr = addr

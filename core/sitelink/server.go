@@ -44,6 +44,8 @@ type Config struct {
 	Events    *events.Hub
 	Wall      func() time.Time
 	Log       *slog.Logger
+	// SiteKey makes the key that the gateways of a site share.
+	SiteKey func(site string, generation uint64) wire.SiteKey
 	// TargetBeats is how many heartbeats a second of the whole fleet are wanted at the most: its devices are told intervals that
 	// keep to it.
 	TargetBeats uint32

@@ -85,12 +85,33 @@ func (u *uplink) tellAll() error {
 	return u.ses.Send(wire.TypeSite, m)
 }
 
-// site is what the gateway is told of the site as a whole.
+// site is what the gateway is told of the site as a whole. One whose key is no longer active is told nothing, and its session
+// ends: the site's key may have been changed to shut it out.
 func (u *uplink) site(v registry.View) (wire.Site, error) {
+	if err := u.admitted(v); err != nil {
+		return wire.Site{}, err
+	}
 	list, err := facts.List(v, u.peer.ID.Site, u.Authority)
-	return wire.Site{
+	m := wire.Site{
 		Version: v.Index(), IntervalMS: wire.Millis(v.SiteInterval(u.peer.ID.Site)), List: list, Cores: enroll.Uplinks(v), LeastMS: u.pacer.leastMS(),
-	}, err
+	}
+	if s, ok := v.Site(u.peer.ID.Site); ok {
+		key := u.SiteKey(s.Name, s.KeyGeneration)
+		m.SiteKey = &key
+	}
+	return m, err
+}
+
+// admitted closes the session of a gateway whose key is no longer active.
+func (u *uplink) admitted(v registry.View) error {
+	if rec, ok := v.Gateway(u.gw); ok {
+		if _, active := rec.ActiveKey(u.peer.Key); active {
+			return nil
+		}
+	}
+	refusal := wire.Refuse(wire.CodeRetired, "the key of gateway %s is no longer active", u.gw)
+	u.ses.CloseWith(refusal)
+	return refusal
 }
 
 // tellEntries tells the entries of a few devices.
@@ -112,12 +133,8 @@ func (u *uplink) tellChange(e *registry.Event) error {
 	v := u.Registry.View()
 	switch e.Type {
 	case registry.EventSiteChanged, registry.EventGatewayEnrolled:
-		if rec, ok := v.Gateway(u.gw); ok {
-			if _, active := rec.ActiveKey(u.peer.Key); !active {
-				refusal := wire.Refuse(wire.CodeRetired, "another key was enrolled for gateway %s", u.gw)
-				u.ses.CloseWith(refusal)
-				return refusal
-			}
+		if err := u.admitted(v); err != nil {
+			return err
 		}
 		if e.Site == u.peer.ID.Site {
 			m, err := u.site(v)

@@ -2,12 +2,15 @@ package sitelink
 
 import (
 	"bytes"
+	"errors"
+	"reflect"
 	"testing"
 
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/core/facts"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
@@ -113,6 +116,36 @@ func TestFactsHaveTheSameBytesEverywhere(t *testing.T) {
 		}
 		if l, err := facts.List(c.View(), "nowhere", c.keys.Authority()); l != nil || err != nil {
 			t.Errorf("list of no site: %x, %v", l, err)
+		}
+	})
+}
+
+// A gateway is told the key of its site's present generation, the one that every core node makes.
+func TestTheSiteKeyIsTold(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		g := c.dial("plant-7", "gw-a", true)
+		recv[wire.UplinkWelcome](g, wire.TypeUplinkWelcome)
+		s := recv[wire.Site](g, wire.TypeSite)
+		if want := c.keys.SiteKey("plant-7", 0); s.SiteKey == nil || !reflect.DeepEqual(*s.SiteKey, want) {
+			t.Errorf("told %v, want %v", s.SiteKey, &want)
+		}
+		g.hangUp()
+	})
+}
+
+// A session that fell behind the events is told anew, but not when the gateway was shut out meanwhile: no site key goes there.
+func TestNoSiteKeyForWhoIsShutOut(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		g := c.dial("plant-7", "gw-a", true)
+		defer g.hangUp()
+		recv[wire.UplinkWelcome](g, wire.TypeUplinkWelcome)
+		recv[wire.Site](g, wire.TypeSite)
+		peer := ident.Peer{ID: g.id, Key: ident.KeyID{1}} // not the key that is active
+		u := &uplink{Server: New(Config{Authority: c.keys.Authority(), SiteKey: c.keys.SiteKey}), ses: g.Session, peer: peer, gw: "plant-7/gw-a"}
+		m, err := u.site(c.View())
+		var refusal *wire.Error
+		if !errors.As(err, &refusal) || refusal.Code != wire.CodeRetired || m.SiteKey != nil {
+			t.Errorf("told %+v, %v", m, err)
 		}
 	})
 }

@@ -38,7 +38,7 @@ type Witness interface {
 	Take(sealed []byte, from string)
 }
 
-// Config of a Link. All fields are required but Streams, Changed and Witness.
+// Config of a Link. All fields are required but Streams, Changed, Witness and SiteKey.
 type Config struct {
 	Cores      *cores.List
 	Transport  *link.Transport
@@ -55,6 +55,7 @@ type Config struct {
 	Receipts   func([]wire.DeviceReceipt)                // called with what came from the core; must not block
 	Refused    func([]custody.Refused)                   // called with what the core will never take; must not block
 	Witness    Witness
+	SiteKey    func(*wire.SiteKey) // called with the site's key whenever it is told
 }
 
 // Link is the uplink. Its methods may be called from any goroutine.
@@ -223,6 +224,9 @@ func (l *Link) site(s *session, m *wire.Site) {
 	}
 	if len(m.AuditHead) > 0 && l.Witness != nil {
 		l.Witness.Take(m.AuditHead, s.core)
+	}
+	if m.SiteKey != nil && l.SiteKey != nil {
+		l.SiteKey(m.SiteKey)
 	}
 	if m.LeastMS != 0 {
 		l.Roster.CorePace(time.Duration(m.LeastMS) * time.Millisecond)
