@@ -213,6 +213,8 @@ type Gateway struct {
 	witness *witness.Witness
 	mirror  *mirror.Mirror
 	keys    *mesh.Keys
+	mesh    *mesh.Mesh
+	busy    *lastBusy
 	up      *link.Transport
 	down    *link.Transport
 	lns     []*link.Listener // of the agents: QUIC, TCP
@@ -292,7 +294,8 @@ func (g *Gateway) assemble() {
 	})
 	g.pace = paceStore{durable.OpenSlots(filepath.Join(g.DataDir, paceFile)), g.Log}
 	g.roster.Kept(filepath.Join(g.DataDir, presenceFile), g.Log)
-	g.roster.Paced(float64(g.targetBeats()), g.pace.load(), g.Busy)
+	g.busy = &lastBusy{measure: g.Busy}
+	g.roster.Paced(float64(g.targetBeats()), g.pace.load(), g.busy.ask)
 	g.witness = witness.New(witness.Config{
 		Dir: g.DataDir, Fleet: g.cred.ID.Fleet, Authority: g.cred.Authority, Wall: g.Wall, Log: g.Log,
 	})
@@ -307,6 +310,10 @@ func (g *Gateway) assemble() {
 	})
 	g.peers = sibling.New(sibling.Config{
 		Self: g.cred.ID, Endpoint: g.cred.Endpoint(g.Wall), Dialer: link.NewDialer(g.up, g.StreamDial), List: g.mirror.Gateways, Log: g.Log,
+		Handlers: g.served(),
+	})
+	g.mesh = mesh.New(mesh.Config{
+		Self: g.cred.ID, Keys: g.keys, Mirror: g.mirror, Names: g.peers.Names, Dial: g.dialSibling, Uplink: g.wayUp, Load: g.howBusy, Changed: g.changed, Log: g.Log,
 	})
 	g.agents = agentlink.New(agentlink.Config{
 		Siblings: g.peers,
@@ -318,6 +325,7 @@ func (g *Gateway) assemble() {
 func (g *Gateway) changed(devices []ident.DeviceID, site bool) {
 	if site {
 		g.peers.Changed()
+		g.mesh.ListChanged()
 	}
 	g.agents.Changed(devices, site)
 }
@@ -337,6 +345,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	eg.Go(func() error { g.keepPace(ctx, g.pace); return nil })
 	eg.Go(func() error { g.witness.Run(ctx); return nil })
 	eg.Go(func() error { g.mirror.Run(ctx); return nil })
+	eg.Go(func() error { g.mesh.Run(ctx); return nil })
 	if g.ops != nil {
 		eg.Go(func() error {
 			if err := ops.Serve(ctx, g.ops, g.watched()); err != nil { // a plant does not stop because nobody can watch it

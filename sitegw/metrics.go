@@ -51,6 +51,12 @@ var (
 	descLost         = desc("statements_lost_total", "Statements in custody that this gateway's disk lost. Their devices send them again where they have no receipt.")
 	descSpansLost    = desc("spans_lost_total", "Spans of presence that were lost because the spool took none for too long. Their heartbeats are missing from timelines.")
 	descSpansRefused = desc("spans_refused_total", "Spans of presence that the core did not take: nothing proved them.")
+	descMesh         = desc("mesh_members", "Other gateways of the site: alive, by their gossip or a connection with them, and listed, by the newest signed list.", "as")
+	descMeshKey      = desc("mesh_key_generation", "Generation of the site key that the gateways of the site gossip under. Absent before one was told.")
+	descMeshDropped  = desc("mesh_dropped_total", "Packets and streams of the gossip for which there was no room: gossip is sent again.")
+	descMeshRefused  = desc("mesh_refused_total", "Packets and streams from siblings that no member of the mesh sends, or under another site key.")
+	descFactsTaken   = desc("sibling_facts_total", "Device entries and gateway lists that came from siblings, signed and newer than this gateway's.")
+	descFactsRefused = desc("sibling_facts_refused_total", "What siblings handed out and was not believed: damaged, forged, old or of elsewhere. The log names them.")
 	descWitnessAlarm = desc("witness_alarms_total", "Heads of the core's audit trail that were forged or contradicted another one.")
 )
 
@@ -63,7 +69,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 		descSessions, descAttached, descOnline, descHeartbeats, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descTurnedAway, descUplink,
 		descUplinkNode, descReconnects, descPeriod, descLeast, descWitness, descWitnessAlarm, descMirror, descMirrorWrong,
 		descSpool, descSpoolBytes, descSpoolAge, descSpoolHolding, descSpoolFailed, descNeverTaken, descLost,
-		descSpansLost, descSpansRefused,
+		descSpansLost, descSpansRefused, descMesh, descMeshKey, descMeshDropped, descMeshRefused, descFactsTaken, descFactsRefused,
 	} {
 		ch <- d
 	}
@@ -115,6 +121,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descMirror, float64(m.Guests), "other")
 	counter(descMirrorWrong, m.Refused)
 	c.custody(gauge, counter)
+	c.mesh(gauge, counter)
 
 	s := c.g.uplink.Status()
 	counter(descReconnects, max(s.Sessions, 1)-1)
@@ -125,6 +132,20 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descUplink, 1)
 	gauge(descUplinkNode, 1, s.Node, strings.ToValidUTF8(s.Address, "?"), s.Carrier.String()) // an operator may have given any bytes
 	gauge(descPeriod, s.Period.Seconds())
+}
+
+// mesh tells of the site's other gateways.
+func (c collector) mesh(gauge func(*prometheus.Desc, float64, ...string), counter func(*prometheus.Desc, uint64, ...string)) {
+	s := c.g.mesh.Status()
+	gauge(descMesh, float64(s.Alive), "alive")
+	gauge(descMesh, float64(s.Listed), "listed")
+	if s.Keyed {
+		gauge(descMeshKey, float64(s.Generation))
+	}
+	counter(descMeshDropped, s.Dropped)
+	counter(descMeshRefused, s.Sieved)
+	counter(descFactsTaken, s.Taken)
+	counter(descFactsRefused, s.Refused)
 }
 
 // custody tells what waits for the core.

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -82,6 +84,24 @@ func (g *Gateway) keepPace(ctx context.Context, s paceStore) {
 // busyWindow is what the load is averaged over: longer than it takes a thousand devices to come back, because their handshakes
 // keep a gateway busy and no longer interval would relieve it of them.
 const busyWindow = time.Minute
+
+// A lastBusy remembers what was measured, for those who ask in between. It may be used from any goroutine.
+type lastBusy struct {
+	measure func() float64
+	share   atomic.Uint64 // math.Float64bits
+}
+
+// ask measures; 0: not known now.
+func (l *lastBusy) ask() float64 {
+	share := l.measure()
+	if share > 0 {
+		l.share.Store(math.Float64bits(share))
+	}
+	return share
+}
+
+// last is the share that was measured last; 0: none was.
+func (l *lastBusy) last() float64 { return math.Float64frombits(l.share.Load()) }
 
 // A busyMeter measures the share of its processors that this process keeps busy.
 type busyMeter struct {

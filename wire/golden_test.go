@@ -72,6 +72,8 @@ func samples() map[Type]any {
 		TypeRelayRenew:    &RelayRenew{ID: 12, Device: goldenDevice, Renew: Renew{CSR: []byte("csr")}},
 		TypeRelayRenewed:  &RelayRenewed{ID: 12, Renewed: Renewed{Chain: [][]byte{[]byte("leaf"), []byte("ca")}}},
 		TypeAsk:           &Ask{Device: goldenDevice},
+		TypeMirrorAsk:     &MirrorAsk{AfterEpoch: 1, After: 40, ListEpoch: 1, List: 7},
+		TypeMirrorPage:    &MirrorPage{Entries: [][]byte{[]byte("entry"), []byte("another")}, List: []byte("list"), More: true},
 		TypeReceipts:      &Receipts{Items: []DeviceReceipt{{Device: goldenDevice, Receipt: []byte("receipt")}}},
 
 		TypeSiblingHello:   &SiblingHello{Capability: 1, Purpose: PurposeRelay},

@@ -58,6 +58,8 @@ const (
 	TypeSiblingHello   Type = 48
 	TypeSiblingWelcome Type = 49
 	TypeBytes          Type = 50
+	TypeMirrorAsk      Type = 52
+	TypeMirrorPage     Type = 53
 )
 
 // types lists every type with its name and the largest frame (type and message) it may have, in bytes.
@@ -93,6 +95,8 @@ var types = map[Type]struct {
 	TypeSiblingHello:   {"sibling_hello", 512},
 	TypeSiblingWelcome: {"sibling_welcome", 512},
 	TypeBytes:          {"bytes", MaxBytes + 16},
+	TypeMirrorAsk:      {"mirror_ask", 512},
+	TypeMirrorPage:     {"mirror_page", 640 << 10},
 }
 
 // MaxStatement bounds a sealed statement, in bytes.

@@ -39,6 +39,11 @@ var libraries = []library{
 		in:       []string{"raftstore", "internal/floor"}, // floor measures the library itself
 		why:      "only raftstore sees the consensus library",
 	},
+	{
+		prefixes: []string{"github.com/hashicorp/memberlist", "github.com/hashicorp/go-msgpack"},
+		in:       []string{"sitegw/mesh"},
+		why:      "only the mesh sees the gossip library",
+	},
 	{prefixes: []string{"log"}, in: []string{"raftstore"}, why: "use log/slog"}, // hclog's interface names its type
 	{prefixes: []string{"github.com/pkg/errors"}, why: "use errors and fmt"},
 	{prefixes: []string{"math/rand"}, why: "use math/rand/v2"},
@@ -46,9 +51,9 @@ var libraries = []library{
 
 // noPart lists what a program must not contain, however it would get there.
 var noPart = map[string][]string{
-	"cmd/holdfast-agent":   {"core", "sitegw", "sim", "raftstore", "internal/floor", "github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb", "go.etcd.io/bbolt"},
+	"cmd/holdfast-agent":   {"core", "sitegw", "sim", "raftstore", "internal/floor", "github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb", "go.etcd.io/bbolt", "github.com/hashicorp/memberlist"},
 	"cmd/holdfast-gateway": {"core", "agent", "sim", "raftstore", "internal/floor", "github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb", "go.etcd.io/bbolt"},
-	"cmd/holdfast-core":    {"sitegw", "agent", "sim", "internal/floor"},
+	"cmd/holdfast-core":    {"sitegw", "agent", "sim", "internal/floor", "github.com/hashicorp/memberlist"},
 }
 
 // pure packages decide and do nothing else: what they compute depends on their arguments alone. Their tests are free.

@@ -1,2 +1,9 @@
-// Package mesh lets the gateways of a site know of one another: who is there, and who has a working uplink.
+// Package mesh lets the gateways of a site know of one another, without the core: who is there, who has an uplink, how much each
+// has to do, and how new the facts are that each holds. A gateway without an uplink asks a sibling for those that are newer than its own.
+//
+// It is gossip (hashicorp/memberlist), under a key that the core gives to the gateways of a site, over sessions that each side opens
+// only with a gateway of the newest signed list. All of it is advice: it orders whom to ask first, and decides nothing. What a sibling
+// hands out counts when the authority signed it and it is newer, so that a sibling that lies costs time.
+//
+// A Mesh does not block who asks it. Without a site key it does nothing, and serves nobody.
 package mesh

@@ -50,6 +50,7 @@ type Mirror struct {
 	devices  map[ident.DeviceID]*record
 	guests   int        // of the devices
 	known    seal.Stamp // every entry of the site up to it is here
+	newest   seal.Stamp // the highest of an entry of the site
 	flawed   bool       // something told since Known was asked was not taken, so that known must not rise
 	refused  uint64
 	pending  []frame // to be written, in this order
@@ -131,13 +132,16 @@ func (m *Mirror) refuse(what string, err error) {
 
 // entry takes a sealed device entry, if it verifies and is news.
 func (m *Mirror) entry(b []byte) (id ident.DeviceID, fresh bool, err error) {
-	if len(b) > maxEntry {
-		return id, false, fmt.Errorf("%d bytes, limit %d: %w", len(b), maxEntry, wire.ErrMalformed)
-	}
-	e, err := seal.OpenDeviceEntry(b, m.Fleet, m.Authority)
+	e, err := m.open(b)
 	if err != nil {
 		return id, false, err
 	}
+	fresh, err = m.take(e, b)
+	return e.Device, fresh, err
+}
+
+// take stores an entry that verifies, if it is news.
+func (m *Mirror) take(e *seal.DeviceEntry, b []byte) (fresh bool, err error) {
 	r := &record{
 		Device: Device{State: e.State, Keys: e.Keys, Interval: time.Duration(e.IntervalMS) * time.Millisecond},
 		stamp:  e.Stamp(), guest: e.Site != m.Site,
@@ -151,15 +155,15 @@ func (m *Mirror) entry(b []byte) (id ident.DeviceID, fresh bool, err error) {
 	if ok {
 		switch c := r.stamp.Compare(old.stamp); {
 		case c < 0, c == 0 && (e.Number == 0 || bytes.Equal(b, old.sealed)):
-			return e.Device, false, nil
+			return false, nil
 		case c == 0:
-			return id, false, fmt.Errorf("device %v, number %d: %w", e.Device, e.Number, ErrConflict)
+			return false, fmt.Errorf("device %v, number %d: %w", e.Device, e.Number, ErrConflict)
 		}
 	} else if !r.guest && len(m.devices)-m.guests >= maxDevices {
-		return id, false, fmt.Errorf("%d devices: %w", maxDevices, errFull)
+		return false, fmt.Errorf("%d devices: %w", maxDevices, errFull)
 	}
 	m.put(e.Device, r)
-	return e.Device, true, nil
+	return true, nil
 }
 
 // put stores a record in place of any older one. The caller holds mu.
@@ -168,6 +172,8 @@ func (m *Mirror) put(id ident.DeviceID, r *record) {
 	if r.guest {
 		m.makeRoom()
 		m.guests++
+	} else if r.stamp.Compare(m.newest) > 0 {
+		m.newest = r.stamp
 	}
 	m.devices[id] = r
 	if r.sealed != nil {

@@ -1,0 +1,85 @@
+package mesh
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/holdfast-edge/holdfast/sitegw/mirror"
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/seal"
+)
+
+// What one sibling can make this gateway hand out. One that has no way to the core asks every minAsk at most.
+const (
+	answersPerSecond = 0.2
+	answersAtOnce    = 5
+	questionTime     = 5 * time.Second
+	pageTime         = 15 * time.Second // for the sibling to take a page
+)
+
+// answers is how often siblings may still ask.
+type answers struct {
+	mu sync.Mutex
+	of map[string]*rate.Limiter
+}
+
+func (a *answers) allow(name string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	l, ok := a.of[name]
+	if !ok {
+		l = rate.NewLimiter(answersPerSecond, answersAtOnce)
+		a.of[name] = l
+	}
+	return l.Allow()
+}
+
+// Facts serves a sibling that asks for facts about the site. It needs no site key: who asks is on the list.
+func (m *Mesh) Facts(ctx context.Context, from string, conn net.Conn) {
+	if !m.isListed(from) || !m.answers.allow(from) {
+		return
+	}
+	unhook := context.AfterFunc(ctx, func() { conn.Close() }) //nolint:errcheck // it was given up
+	defer unhook()
+	conn.SetReadDeadline(time.Now().Add(questionTime)) //nolint:errcheck // ctx ends it as well
+	t, body, err := wire.NewFrameReader(conn, wire.TypeMirrorAsk.Limit()).Next()
+	if err != nil || t != wire.TypeMirrorAsk {
+		return
+	}
+	var q wire.MirrorAsk
+	if wire.Unmarshal(body, &q) != nil {
+		return
+	}
+	var p wire.MirrorPage
+	if list, stamp := m.Mirror.List(); stamp.Compare(seal.Stamp{ClusterEpoch: q.ListEpoch, Number: q.List}) > 0 {
+		p.List = list
+	}
+	rest := m.Mirror.Newer(seal.Stamp{ClusterEpoch: q.AfterEpoch, Number: q.After})
+	for {
+		p.Entries, rest = page(rest)
+		p.More = len(rest) > 0
+		frame, err := wire.AppendFrame(nil, wire.TypeMirrorPage, p)
+		if err != nil {
+			m.Log.Error("facts for a sibling do not encode", "gateway", from, "err", err)
+			return
+		}
+		conn.SetWriteDeadline(time.Now().Add(pageTime)) //nolint:errcheck // ctx ends it as well
+		if _, err := conn.Write(frame); err != nil || !p.More {
+			return
+		}
+		p = wire.MirrorPage{}
+	}
+}
+
+// page takes the first entries off.
+func page(all []mirror.Signed) (out [][]byte, rest []mirror.Signed) {
+	n := min(len(all), wire.MaxPage)
+	for _, s := range all[:n] {
+		out = append(out, s.Sealed)
+	}
+	return out, all[n:]
+}

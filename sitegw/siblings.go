@@ -1,0 +1,49 @@
+package sitegw
+
+import (
+	"context"
+	"net"
+
+	"github.com/holdfast-edge/holdfast/sitegw/mesh"
+	"github.com/holdfast-edge/holdfast/sitegw/sibling"
+	"github.com/holdfast-edge/holdfast/wire"
+)
+
+// served is what siblings may dial for.
+func (g *Gateway) served() map[wire.Purpose]sibling.Handler {
+	return map[wire.Purpose]sibling.Handler{
+		wire.PurposeGossip:  welcome(func(ctx context.Context, from string, c net.Conn) { g.mesh.Gossip(ctx, from, c) }),
+		wire.PurposePackets: welcome(func(ctx context.Context, from string, c net.Conn) { g.mesh.Packets(ctx, from, c) }),
+		wire.PurposeMirror:  welcome(func(ctx context.Context, from string, c net.Conn) { g.mesh.Facts(ctx, from, c) }),
+	}
+}
+
+// welcome accepts every sibling; serve decides what it gets.
+func welcome(serve func(ctx context.Context, from string, c net.Conn)) sibling.Handler {
+	return func(ctx context.Context, r *sibling.Request) {
+		if c, err := r.Accept(); err == nil {
+			serve(ctx, r.From, c)
+		}
+	}
+}
+
+func (g *Gateway) dialSibling(ctx context.Context, name string, p wire.Purpose) (net.Conn, error) {
+	c, err := g.peers.Dial(ctx, name, p)
+	if err != nil {
+		return nil, err // a nil *Conn is no nil net.Conn
+	}
+	return c, nil
+}
+
+// wayUp is what the gateway has of a way to the core.
+func (g *Gateway) wayUp() mesh.Uplink {
+	if g.uplink.Connected() {
+		return mesh.Direct
+	}
+	return mesh.None
+}
+
+// howBusy is what the gateway has to do.
+func (g *Gateway) howBusy() mesh.Load {
+	return mesh.Load{Sessions: g.agents.Sessions(), Busy: g.busy.last()}
+}
