@@ -170,6 +170,9 @@ func (c *Config) enrolled(cred *credential.Credential, out *wire.Enrolled) error
 	if err := st.Told(time.Duration(out.IntervalMS)*time.Millisecond, 0); err != nil {
 		return err
 	}
+	if err := st.Belongs(out.Site); err != nil {
+		return err
+	}
 	if err := st.RaiseFloor(cred.Certificate().Leaf.NotBefore); err != nil {
 		return err
 	}

@@ -28,6 +28,7 @@ var (
 	descAttached     = desc("sessions_total", "Sessions of agents that were admitted, by what they ran over: quic, or tcp where UDP does not get through.", "carrier")
 	descOnline       = desc("devices_online", "Devices that count as online at this gateway, also those whose session is lost and that are not silent for long enough.")
 	descHeartbeats   = desc("heartbeats_total", "Heartbeats of agents that were heard.")
+	descProbes       = desc("probes_total", "Short sessions of agents that look for a nearer gateway and were answered.")
 	descPassed       = desc("statements_passed_total", "Statements of devices that were taken into custody.")
 	descRefused      = desc("statements_refused_total", "Statements of devices that were refused, here or by the core, by code. The device keeps what it has no receipt for.", "code")
 	descEnrolled     = desc("enrollments_total", "Enrollments of devices that the core granted through this gateway.")
@@ -66,7 +67,7 @@ type collector struct{ g *Gateway }
 // Describe implements prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descSessions, descAttached, descOnline, descHeartbeats, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descTurnedAway, descUplink,
+		descSessions, descAttached, descOnline, descHeartbeats, descProbes, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descTurnedAway, descUplink,
 		descUplinkNode, descReconnects, descPeriod, descLeast, descWitness, descWitnessAlarm, descMirror, descMirrorWrong,
 		descSpool, descSpoolBytes, descSpoolAge, descSpoolHolding, descSpoolFailed, descNeverTaken, descLost,
 		descSpansLost, descSpansRefused, descMesh, descMeshKey, descMeshDropped, descMeshRefused, descFactsTaken, descFactsRefused,
@@ -99,6 +100,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descSpansLost, c.g.roster.SpansLost())
 	counter(descSpansRefused, c.g.custody.Doubted())
 	counter(descHeartbeats, n.Heartbeats.Load())
+	counter(descProbes, n.Probes.Load())
 	counter(descPassed, n.Statements.Count(wire.CodeNone))
 	n.Statements.Each(refused(descRefused))
 	counter(descEnrolled, n.Enrollments.Load())

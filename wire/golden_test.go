@@ -36,6 +36,8 @@ func samples() map[Type]any {
 		TypeHeartbeat:    &Heartbeat{Run: 1 << 63, Number: 42, Answered: 41, UptimeMS: 3600000, IntervalMS: 5000, Desired: 3, Running: []byte{1, 2, 3}},
 		TypeHeartbeatAck: &HeartbeatAck{Number: 42, IntervalMS: 10000, Receipt: []byte("receipt"), Uplink: true, List: []byte("list")},
 		TypeCustody:      &Custody{Epoch: 1, Seq: 8},
+		TypeProbe:        &Probe{Capability: 1, ListEpoch: 1, List: 43},
+		TypeProbed:       &Probed{Capability: 1, Uplink: true, List: []byte("list")},
 		TypeStatement:    &Statement{Sealed: []byte("sealed statement")},
 		TypeRenew:        &Renew{CSR: []byte("csr")},
 		TypeRenewed:      &Renewed{Chain: [][]byte{[]byte("leaf"), []byte("ca")}},

@@ -38,6 +38,8 @@ const (
 	TypeRenewed      Type = 8
 	TypeGoAway       Type = 9
 	TypeCustody      Type = 10
+	TypeProbe        Type = 11
+	TypeProbed       Type = 12
 
 	TypeEnroll   Type = 16
 	TypeEnrolled Type = 17
@@ -77,6 +79,8 @@ var types = map[Type]struct {
 	TypeRenewed:       {"renewed", 32 << 10},
 	TypeGoAway:        {"go_away", 512},
 	TypeCustody:       {"custody", 512},
+	TypeProbe:         {"probe", 512},
+	TypeProbed:        {"probed", 32 << 10},
 	TypeEnroll:        {"enroll", 8 << 10},
 	TypeEnrolled:      {"enrolled", 32 << 10},
 	TypeUplinkHello:   {"uplink_hello", 4 << 10},
@@ -198,6 +202,21 @@ type Renewed struct {
 // GoAway tells an agent that its gateway stops; it should go elsewhere, or come back after the delay.
 type GoAway struct {
 	RetryAfterMS uint32 `cbor:"1,keyasint,omitempty"`
+}
+
+// Probe opens a session in the place of an Attach and only asks: how far away the gateway is, whether it would admit the device,
+// and for news. It changes nothing about who vouches for the device's presence.
+type Probe struct {
+	Capability uint32 `cbor:"1,keyasint"`
+	ListEpoch  uint64 `cbor:"2,keyasint,omitempty"` // cluster epoch of the list that the agent has of this gateway's site; 0: none
+	List       uint64 `cbor:"3,keyasint,omitempty"` // its number
+}
+
+// Probed answers it. A gateway that would not admit the device, or has no time, answers with an error as to an Attach.
+type Probed struct {
+	Capability uint32 `cbor:"1,keyasint"`
+	Uplink     bool   `cbor:"2,keyasint,omitempty"` // the gateway says that it has a session with the core
+	List       []byte `cbor:"3,keyasint,omitempty"` // a seal.GatewayList of the gateway's site, when it is newer than the agent's
 }
 
 // Enroll asks for an identity: a key made on the box and the proof that a token permits it. It has no field for a name,

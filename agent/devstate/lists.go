@@ -150,3 +150,15 @@ func (l *Lists) Addresses() []string {
 	}
 	return out
 }
+
+// SiteAt is the site of the listed gateway that is reached at an address; "": none is listed with it.
+func (l *Lists) SiteAt(addr string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, h := range slices.Backward(l.held) {
+		if slices.ContainsFunc(h.Gateways, func(g seal.ListedGateway) bool { return g.Listen == addr }) {
+			return h.Site
+		}
+	}
+	return ""
+}

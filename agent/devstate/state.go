@@ -47,6 +47,7 @@ type saved struct {
 	IntervalMS   uint32          `cbor:"9,keyasint"` // last told
 	KeepAliveMS  uint32          `cbor:"10,keyasint"`
 	Before       *seal.EpochLink `cbor:"11,keyasint,omitempty"` // for the first statement of Epoch; 12 was another field
+	Home         string          `cbor:"13,keyasint,omitempty"` // site
 }
 
 // Signer makes statements: the device's identity.
@@ -165,6 +166,21 @@ func (st *State) Interval() (interval, keepAlive time.Duration) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	return time.Duration(st.s.IntervalMS) * time.Millisecond, time.Duration(st.s.KeepAliveMS) * time.Millisecond
+}
+
+// Belongs keeps the site that the device was enrolled for.
+func (st *State) Belongs(site string) error {
+	if st.Home() == site {
+		return nil
+	}
+	return st.change(func(s *saved) { s.Home = site })
+}
+
+// Home is the site that the device was enrolled for; "": not known.
+func (st *State) Home() string {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.s.Home
 }
 
 // Floor is the time before which it certainly is not.

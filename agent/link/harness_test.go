@@ -203,25 +203,40 @@ type gateway struct {
 	attach        *seal.SealedAttach
 }
 
-// accept waits for the agent's attach at gateway i.
+// accept waits for the agent's attach at gateway i. Probes that come before it are answered if somebody waits for it still.
 func (w *world) accept(i int) *gateway {
 	w.t.Helper()
 	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Minute)
 	defer cancel()
-	pending, err := w.gateways[i].Accept(ctx)
-	if err != nil {
-		w.t.Fatal(err)
+	for {
+		pending, err := w.gateways[i].Accept(ctx)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		s, err := pending.Session(ctx, time.Minute)
+		if err != nil {
+			continue
+		}
+		t, body, err := s.RecvWithin(time.Minute)
+		if err != nil {
+			continue
+		}
+		if t == wire.TypeProbe {
+			if s.Send(wire.TypeProbed, wire.Probed{Capability: 1}) == nil {
+				s.Finish(time.Second)
+			}
+			s.Close()
+			continue
+		}
+		g := &gateway{Session: s, w: w, attachMessage: new(wire.Attach)}
+		if err := wire.Unmarshal(body, g.attachMessage); err != nil || t != wire.TypeAttach {
+			w.t.Fatalf("got %v, want an attach: %v", t, err)
+		}
+		if g.attach, err = seal.ParseAttach(g.attachMessage.Sealed); err != nil {
+			w.t.Fatal(err)
+		}
+		return g
 	}
-	s, err := pending.Session(ctx, time.Minute)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	g := &gateway{Session: s, w: w}
-	g.attachMessage = recv[wire.Attach](g, wire.TypeAttach)
-	if g.attach, err = seal.ParseAttach(g.attachMessage.Sealed); err != nil {
-		w.t.Fatal(err)
-	}
-	return g
 }
 
 // admit welcomes the agent at gateway i with an interval.

@@ -69,12 +69,15 @@ type Link struct {
 	doubts   string        // a gateway that withholds receipts, to be named in the next attach; "": none
 
 	gateways []string // in the order of preference: the one that worked last comes first
+	why      string   // the session with the first of them was opened
+	routes   routes
 }
 
 // New makes a link; Run connects it.
 func New(c Config) *Link {
 	return &Link{
 		Config: c, dialer: wirelink.NewDialer(c.Transport, c.Streams), run: rand.Uint64(), wake: make(chan struct{}, 1), //nolint:gosec // an id, no secret
+		why: "start", routes: routes{due: time.Now().Add(firstProbe())},
 	}
 }
 
@@ -89,15 +92,16 @@ func (l *Link) Wake() {
 	}
 }
 
-// Run keeps a session with a gateway until ctx ends. A gateway that fails is left for the next one at once; only after all of
-// them have failed does the agent wait.
+// Run keeps a session with a gateway until ctx ends. A gateway that fails is left at once for the one that suits best of the
+// others; only after all of them have failed does the agent wait.
 func (l *Link) Run(ctx context.Context) error {
 	b := backoff.Backoff{Min: minBackoff, Max: maxBackoff}
+	l.refresh()
+	l.prefer("")
 	for failed := 0; ctx.Err() == nil; {
 		l.refresh()
-		gw := l.gateways[0]
 		start := time.Now()
-		admitted, err := l.once(ctx, gw)
+		gw, admitted, err := l.once(ctx, l.gateways[0])
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // an end that was asked for is no error
 		}
@@ -109,9 +113,13 @@ func (l *Link) Run(ctx context.Context) error {
 		} else {
 			failed++
 		}
+		if admitted {
+			l.prefer(gw)
+		}
 		if failed > 0 || silent(err) {
 			l.gateways = append(l.gateways[1:], gw)
 		}
+		l.why = "the one before ended"
 		wait := waitAfter(err, &b)
 		if failed > 0 && failed%len(l.gateways) != 0 {
 			wait = 0 // another one may admit it
@@ -147,22 +155,24 @@ func waitAfter(err error, b *backoff.Backoff) time.Duration {
 	return wait
 }
 
-// once holds one session with a gateway, and those to which it moves. admitted tells whether there was one. It always returns
-// an error.
-func (l *Link) once(ctx context.Context, gw string) (admitted bool, err error) {
+// once holds one session with a gateway, and those to which it moves, the last one with the gateway at. admitted tells whether
+// there was one. It always returns an error.
+func (l *Link) once(ctx context.Context, gw string) (at string, admitted bool, err error) {
 	s, err := wirelink.Open(ctx, l.dialer, l.target(gw), l.greet)
 	if err != nil {
-		return false, err
+		return gw, false, err
 	}
 	for s != nil {
 		if err := l.admitted(s); err != nil {
 			s.link.Close()
-			return true, err
+			return gw, true, err
 		}
-		l.Log.Info("attached", "gateway", s.gateway.String(), "carrier", s.link.Carrier().String(), "interval", s.interval.String(), "session", s.number)
-		s, err = l.hold(ctx, gw, s)
+		l.routes.arrived(gw, time.Now())
+		l.Log.Info("attached", "gateway", s.gateway.String(), "carrier", s.link.Carrier().String(), "interval", s.interval.String(), "session", s.number,
+			"why", l.why, "rtt", s.link.RTT().Round(time.Microsecond).String())
+		s, gw, err = l.hold(ctx, gw, s)
 	}
-	return true, err
+	return gw, true, err
 }
 
 // target is a gateway as one to dial.
@@ -178,7 +188,8 @@ func (l *Link) target(gw string) wirelink.Target {
 // which runs beside it could use.
 func (l *Link) greet(ls *wirelink.Session) (*session, error) {
 	interval, keepAlive := l.State.Interval()
-	s := &session{Link: l, link: ls, interval: clamp(interval), keepAlive: keepAlive, up: newUpload()}
+	s := &session{Link: l, link: ls, interval: clamp(interval), keepAlive: keepAlive, up: newUpload(), in: make(chan frame, waiting)}
+	s.claims.Store(true)
 	if err := s.attach(); err != nil {
 		return nil, err
 	}
@@ -225,34 +236,44 @@ func (s *session) attach() error {
 
 // welcomed waits for the admission.
 func (l *Link) welcomed(s *session) error {
-	t, body, err := s.link.RecvWithin(welcomeTime)
-	if err != nil {
+	w := new(wire.Welcome)
+	if err := opened(s.link, wire.TypeWelcome, w); err != nil {
 		return err
 	}
-	switch t {
-	case wire.TypeWelcome:
-		var w wire.Welcome
-		if err := wire.Unmarshal(body, &w); err != nil {
-			return err
-		}
-		if w.Identity != l.Credential.ID.String() {
-			return fmt.Errorf("the gateway welcomes %.100q: %w", w.Identity, wire.ErrMalformed)
-		}
-		s.keepAlive, s.welcome = time.Duration(w.KeepAliveMS)*time.Millisecond, &w
-		return nil
-	case wire.TypeError:
+	if w.Identity != l.Credential.ID.String() {
+		return fmt.Errorf("the gateway welcomes %.100q: %w", w.Identity, wire.ErrMalformed)
+	}
+	s.keepAlive, s.welcome = time.Duration(w.KeepAliveMS)*time.Millisecond, w
+	return nil
+}
+
+// opened waits for the answer to the first message of a session: one of type want, which is decoded into out, or a refusal.
+func opened(ls *wirelink.Session, want wire.Type, out any) error {
+	t, body, err := ls.RecvWithin(welcomeTime)
+	switch {
+	case err != nil:
+		return err
+	case t == want:
+		return wire.Unmarshal(body, out)
+	case t == wire.TypeError:
 		e := new(wire.Error)
 		if err := wire.Unmarshal(body, e); err != nil {
 			return err
 		}
 		return e
 	default:
-		return fmt.Errorf("want a welcome, got %v: %w", t, wire.ErrMalformed)
+		return fmt.Errorf("want a %v, got %v: %w", want, t, wire.ErrMalformed)
 	}
 }
 
-// admitted keeps what the welcome told, and what an admission proves: that the certificate in use works.
+// admitted keeps what the welcome told, and what an admission proves: that the certificate in use works. A session that was left
+// for this one may have attached once more in the meantime: then the newest word is said here again.
 func (l *Link) admitted(s *session) error {
+	if s.number != l.sessions.Load() {
+		if err := s.attach(); err != nil {
+			return err
+		}
+	}
 	s.told(s.welcome.IntervalMS)
 	s.begin(s.welcome)
 	if l.doubts != s.gateway.String() {

@@ -7,20 +7,30 @@ import (
 	"github.com/holdfast-edge/holdfast/internal/backoff"
 )
 
-// refresh brings the gateways to try in line with the lists that the authority signed. Those that are tried already keep their
-// order; of the others, those come first that were given by hand and are listed, then the rest of the lists, then the rest
-// of what was given by hand.
-func (l *Link) refresh() {
+// known are the gateways by the lists that the authority signed and by hand, each once: first those that were given by hand and
+// are listed, then the rest of the lists, then the rest of what was given by hand.
+func (l *Link) known() []string {
 	listed := l.Lists.Addresses()
-	var known, fallback []string
+	var first, fallback []string
 	for _, a := range l.Gateways {
 		if slices.Contains(listed, a) {
-			known = append(known, a)
+			first = append(first, a)
 		} else {
 			fallback = append(fallback, a)
 		}
 	}
-	all := slices.Concat(known, listed, fallback)
+	var all []string
+	for _, a := range slices.Concat(first, listed, fallback) {
+		if !slices.Contains(all, a) {
+			all = append(all, a)
+		}
+	}
+	return all
+}
+
+// refresh brings the gateways to try in line with what is known. Those that are tried already keep their order.
+func (l *Link) refresh() {
+	all := l.known()
 	l.gateways = slices.DeleteFunc(l.gateways, func(a string) bool { return !slices.Contains(all, a) })
 	for _, a := range all {
 		if !slices.Contains(l.gateways, a) {

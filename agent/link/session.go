@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -17,6 +18,7 @@ import (
 
 // Limits of a session.
 const (
+	waiting       = 8   // frames that were read and not taken: a little more than a gateway says in a burst
 	beatJitter    = 0.1 // of the interval, either way
 	maxUnanswered = 3   // heartbeats; then the session is given up
 	renewCheck    = 10 * time.Minute
@@ -31,6 +33,9 @@ type session struct {
 	gateway   ident.ID
 	interval  time.Duration
 	keepAlive time.Duration
+
+	in     chan frame  // to the one who owns the fields
+	claims atomic.Bool // the gateway says that it has an uplink, or has not said anything yet
 
 	unanswered int
 	lastBeat   time.Time
@@ -54,17 +59,16 @@ var errGoAway = errors.New("the gateway stops")
 
 // run holds the session until it ends. It always returns an error.
 func (s *session) run(ctx context.Context) error {
-	in := make(chan frame, 8) // a little more than a gateway says in a burst; then the reading waits
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, s.link.Close)
 	defer stop()
-	g.Go(func() error { return s.read(ctx, in) })
-	g.Go(func() error { return s.loop(ctx, in) })
+	g.Go(func() error { return s.read(ctx) })
+	g.Go(func() error { return s.loop(ctx) })
 	return g.Wait()
 }
 
 // read decodes what comes and hands it over.
-func (s *session) read(ctx context.Context, in chan<- frame) error {
+func (s *session) read(ctx context.Context) error {
 	for {
 		t, body, err := s.link.Recv()
 		if err != nil {
@@ -92,7 +96,7 @@ func (s *session) read(ctx context.Context, in chan<- frame) error {
 			return &wire.Error{Code: wire.CodeUnavailable, Detail: errGoAway.Error(), RetryAfterMS: g.RetryAfterMS}
 		}
 		select {
-		case in <- f:
+		case s.in <- f:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -100,7 +104,7 @@ func (s *session) read(ctx context.Context, in chan<- frame) error {
 }
 
 // loop beats, sends the outbox, and takes what the gateway says.
-func (s *session) loop(ctx context.Context, in <-chan frame) error {
+func (s *session) loop(ctx context.Context) error {
 	// The attach has just told that the device lives. The first heartbeat comes at any moment of the interval, so that devices that
 	// came back together do not beat together.
 	s.lastBeat = time.Now()
@@ -130,7 +134,7 @@ func (s *session) loop(ctx context.Context, in <-chan frame) error {
 		case <-renew.C:
 			err = s.renew(fraction)
 			renew.Reset(s.untilRenewal())
-		case f := <-in:
+		case f := <-s.in:
 			err = s.take(f)
 		case <-ctx.Done():
 			return ctx.Err()
@@ -169,6 +173,7 @@ func (s *session) take(f frame) error {
 		if m.Number != 0 {
 			s.answered.Add(1)
 			s.unanswered = 0
+			s.claims.Store(m.Uplink)
 		}
 		s.told(m.IntervalMS)
 		s.uplink(m.Uplink)

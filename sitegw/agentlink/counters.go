@@ -11,6 +11,7 @@ import (
 type Counters struct {
 	Attached           ByCarrier     // sessions that were admitted
 	Heartbeats         atomic.Uint64 // that read
+	Probes             atomic.Uint64 // that were answered
 	Enrollments        atomic.Uint64 // that the core granted
 	EnrollmentsRefused ByCode
 	AgentsRefused      ByCode // that wanted a session

@@ -58,6 +58,7 @@ type Config struct {
 const (
 	openingTime  = 5 * time.Second
 	maxOpening   = 512                     // handshaken and not yet attached
+	manyOpening  = maxOpening / 4          // with more of them, nobody's curiosity is answered
 	maxEnrolling = 64                      // enrollments that wait for the core
 	drainTime    = 2 * time.Second         // for the goodbyes at a stop
 	goAwayAfter  = drainTime + time.Second // told to agents at a stop: nobody should knock at a door that is being closed
@@ -80,6 +81,7 @@ const (
 type Server struct {
 	Config
 	enrolling chan struct{}
+	opening   chan struct{}     // has an item for each session that is opening
 	failures  throttle.Failures // enrollments, by source address
 	openings  throttle.Failures // of sessions, by device: each one counts
 
@@ -95,7 +97,7 @@ type Server struct {
 // New makes a server.
 func New(c Config) *Server {
 	return &Server{
-		Config: c, enrolling: make(chan struct{}, maxEnrolling), pings: make(chan struct{}), sessions: make(map[*session]struct{}),
+		Config: c, enrolling: make(chan struct{}, maxEnrolling), opening: make(chan struct{}, maxOpening), pings: make(chan struct{}), sessions: make(map[*session]struct{}),
 		failures: throttle.Failures{PerSecond: failuresPerSecond, Burst: failuresAtOnce},
 		openings: throttle.Failures{PerSecond: openingsPerSecond, Burst: openingsAtOnce},
 	}
@@ -146,14 +148,13 @@ func (s *Server) Serve(ctx context.Context, lns ...*link.Listener) error {
 	for _, ln := range lns {
 		wg.Go(func() { failed <- accept(ctx, ln, accepted) })
 	}
-	opening := make(chan struct{}, maxOpening)
 	for {
 		select {
 		case p := <-accepted:
 			select {
-			case opening <- struct{}{}:
+			case s.opening <- struct{}{}:
 				wg.Go(func() {
-					done := sync.OnceFunc(func() { <-opening })
+					done := sync.OnceFunc(func() { <-s.opening })
 					defer done()
 					s.open(ctx, p, done)
 				})
@@ -206,7 +207,7 @@ func (s *Server) open(ctx context.Context, p *link.Pending, opened func()) {
 
 // serveAgent admits an agent and serves its session.
 func (s *Server) serveAgent(ctx context.Context, ls *link.Session, opened func()) {
-	ses, err := s.admit(ls)
+	ses, err := s.greeted(ls)
 	if err != nil {
 		var e *wire.Error
 		if !errors.As(err, &e) {
@@ -215,6 +216,11 @@ func (s *Server) serveAgent(ctx context.Context, ls *link.Session, opened func()
 		s.counters.AgentsRefused.Add(e.Code)
 		s.Log.Info("agent not admitted", "remote", ls.RemoteAddr().String(), "err", err)
 		ls.Refuse(e)
+		return
+	}
+	if ses == nil { // it only asked
+		ls.Finish(time.Second)
+		ls.Close()
 		return
 	}
 	opened()
@@ -328,8 +334,8 @@ func (s *Server) serveEnroll(ctx context.Context, ls *link.Session) {
 	}
 }
 
-// admit reads and checks an attach and welcomes the agent.
-func (s *Server) admit(ls *link.Session) (*session, error) {
+// greeted reads the first message of an agent and answers it. The session is nil when that was a probe.
+func (s *Server) greeted(ls *link.Session) (*session, error) {
 	peer, ok := ls.Peer(s.Wall())
 	if !ok || peer.ID.Role != ident.RoleDevice {
 		return nil, wire.Refuse(wire.CodeForbidden, "not a device")
@@ -341,9 +347,18 @@ func (s *Server) admit(ls *link.Session) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if t != wire.TypeAttach {
+	switch t {
+	case wire.TypeAttach:
+		return s.admit(ls, peer, body)
+	case wire.TypeProbe:
+		return nil, s.probed(ls, &peer, body)
+	default:
 		return nil, wire.Refuse(wire.CodeMalformed, "want an attach, got %v", t)
 	}
+}
+
+// admit checks an attach and welcomes the agent.
+func (s *Server) admit(ls *link.Session, peer ident.Peer, body []byte) (*session, error) {
 	var m wire.Attach
 	if err := wire.Unmarshal(body, &m); err != nil {
 		return nil, err
@@ -352,7 +367,11 @@ func (s *Server) admit(ls *link.Session) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.checkState(&peer); err != nil {
+	ask, err := s.checkState(&peer)
+	if ask {
+		s.Uplink.Ask(peer.ID.Device)
+	}
+	if err != nil {
 		return nil, err
 	}
 	echoed := clampInterval(a.IntervalMS)
@@ -406,27 +425,25 @@ func (s *session) delivered(a *seal.SealedAttach) {
 }
 
 // checkState decides by what the core has signed about the device, whether or not the certificate has expired. A device of
-// which nothing is known is admitted by its unexpired certificate, and asked about.
-func (s *Server) checkState(peer *ident.Peer) error {
+// which nothing is known is admitted by its unexpired certificate. ask: the core is to be asked about it.
+func (s *Server) checkState(peer *ident.Peer) (ask bool, err error) {
 	d, known := s.Mirror.Device(peer.ID.Device)
 	if !known {
 		if peer.Expired {
-			return wire.Refuse(wire.CodeExpired, "the certificate expired at %v and the device is not known here", peer.Leaf.NotAfter)
+			return false, wire.Refuse(wire.CodeExpired, "the certificate expired at %v and the device is not known here", peer.Leaf.NotAfter)
 		}
-		s.Uplink.Ask(peer.ID.Device)
-		return nil
+		return true, nil
 	}
 	switch d.State {
 	case wire.DeviceActive, wire.DeviceQuarantined:
 		if d.HasKey(peer.Key) {
-			return nil
+			return false, nil
 		}
 	case wire.DeviceDecommissioned:
-		return wire.Refuse(wire.CodeRetired, "the device is decommissioned")
+		return false, wire.Refuse(wire.CodeRetired, "the device is decommissioned")
 	case wire.DeviceUnknown: // it may have been enrolled since
 	}
-	s.Uplink.Ask(peer.ID.Device)
-	return wire.Refuse(wire.CodeUnknownKey, "the key is not an active key of the device")
+	return true, wire.Refuse(wire.CodeUnknownKey, "the key is not an active key of the device")
 }
 
 // Limits on heartbeat intervals, whoever names them.
