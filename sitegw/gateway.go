@@ -25,6 +25,7 @@ import (
 	"github.com/holdfast-edge/holdfast/sitegw/custody"
 	"github.com/holdfast-edge/holdfast/sitegw/mesh"
 	"github.com/holdfast-edge/holdfast/sitegw/mirror"
+	"github.com/holdfast-edge/holdfast/sitegw/relay"
 	"github.com/holdfast-edge/holdfast/sitegw/roster"
 	"github.com/holdfast-edge/holdfast/sitegw/sibling"
 	"github.com/holdfast-edge/holdfast/sitegw/spool"
@@ -210,6 +211,7 @@ type Gateway struct {
 	uplink  *corelink.Link
 	agents  *agentlink.Server
 	peers   *sibling.Peers
+	relay   *relay.Server
 	witness *witness.Witness
 	mirror  *mirror.Mirror
 	keys    *mesh.Keys
@@ -300,8 +302,10 @@ func (g *Gateway) assemble() {
 		Dir: g.DataDir, Fleet: g.cred.ID.Fleet, Authority: g.cred.Authority, Wall: g.Wall, Log: g.Log,
 	})
 	g.keys = mesh.OpenKeys(filepath.Join(g.DataDir, siteKeyFile), g.Log)
+	list := cores.Open(filepath.Join(g.DataDir, coresFile), g.Cores, g.Log)
 	g.uplink = corelink.New(corelink.Config{
-		Cores: cores.Open(filepath.Join(g.DataDir, coresFile), g.Cores, g.Log), Witness: g.witness, Transport: g.up, Streams: g.StreamDial, Credential: g.cred, Roster: g.roster, Custody: g.custody, Mirror: g.mirror, Listen: g.Listen,
+		Siblings: g.relays, Relay: g.dialRelay,
+		Cores: list, Witness: g.witness, Transport: g.up, Streams: g.StreamDial, Credential: g.cred, Roster: g.roster, Custody: g.custody, Mirror: g.mirror, Listen: g.Listen,
 		Version: g.Version, Wall: g.Wall, Log: g.Log,
 		Changed:  g.changed,
 		Receipts: func(all []wire.DeviceReceipt) { g.agents.Receipts(all) },
@@ -315,10 +319,26 @@ func (g *Gateway) assemble() {
 	g.mesh = mesh.New(mesh.Config{
 		Self: g.cred.ID, Keys: g.keys, Mirror: g.mirror, Names: g.peers.Names, Dial: g.dialSibling, Uplink: g.wayUp, Load: g.howBusy, Changed: g.changed, Log: g.Log,
 	})
+	g.relay = relay.New(relay.Config{Direct: g.uplink.Direct, Cores: list.All, Dial: g.StreamDial, Log: g.Log})
 	g.agents = agentlink.New(agentlink.Config{
 		Siblings: g.peers,
 		Self:     g.cred.ID, Authority: g.cred.Authority, Uplink: g.uplink, Custody: g.custody, Roster: g.roster, Mirror: g.mirror, Wall: g.Wall, Log: g.Log,
 	})
+}
+
+// relays are the siblings through which to look for the core, in the order of what the mesh says of them.
+func (g *Gateway) relays() []string {
+	all := g.mesh.Siblings()
+	names := make([]string, len(all))
+	for i := range all {
+		names[i] = all[i].Name
+	}
+	return names
+}
+
+// dialRelay opens a stream to the core through a sibling.
+func (g *Gateway) dialRelay(ctx context.Context, name string) (net.Conn, error) {
+	return g.dialSibling(ctx, name, wire.PurposeRelay)
 }
 
 // changed takes what is new in the mirror to those whom it concerns.

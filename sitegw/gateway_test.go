@@ -285,7 +285,7 @@ func TestMetricsLint(t *testing.T) {
 				t.Errorf("%s: %s", p.Metric, p.Text)
 			}
 		}
-		if n := strings.Count(body, "# HELP holdfast_gateway_"); n != 34 {
+		if n := strings.Count(body, "# HELP holdfast_gateway_"); n != 38 {
 			t.Errorf("%d metrics with help", n)
 		}
 	})

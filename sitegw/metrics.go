@@ -37,6 +37,10 @@ var (
 	descTurnedAway   = desc("connections_refused_total", "Connections of agents that were refused before their handshake, by reason: rate, unfinished (too many handshakes under way), failures (of the source address), connections (too many held).", "reason")
 	descUplink       = desc("uplink_connected", "Whether a core node has admitted this gateway: 1 or 0.")
 	descUplinkNode   = desc("uplink_node_info", "The core node that the uplink is with, and what it runs over: always 1, its labels say which. Absent without an uplink.", "node", "address", "carrier")
+	descRelayed      = desc("uplink_relayed", "Whether the uplink goes through a gateway of the same site: 1 or 0.")
+	descRelays       = desc("relays", "Uplinks of gateways of the same site that this one carries.")
+	descRelaysTotal  = desc("relays_total", "Uplinks of gateways of the same site that this one began to carry.")
+	descRelayedBytes = desc("relayed_bytes_total", "Bytes that this gateway carried for others of its site, both ways.")
 	descReconnects   = desc("uplink_reconnects_total", "Uplink sessions after the first one.")
 	descPeriod       = desc("report_period_seconds", "Time between two digests of presence, as the core told it. Absent without an uplink.")
 	descLeast        = desc("least_interval_seconds", "Least heartbeat interval that devices are told, so that their heartbeats keep to the target: of this gateway, or of the core for the whole fleet. 0: nobody is held back.", "by")
@@ -68,7 +72,7 @@ type collector struct{ g *Gateway }
 func (collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descSessions, descAttached, descOnline, descHeartbeats, descProbes, descPassed, descRefused, descEnrolled, descNotEnrolled, descNotAdmitted, descTurnedAway, descUplink,
-		descUplinkNode, descReconnects, descPeriod, descLeast, descWitness, descWitnessAlarm, descMirror, descMirrorWrong,
+		descUplinkNode, descRelayed, descRelays, descRelaysTotal, descRelayedBytes, descReconnects, descPeriod, descLeast, descWitness, descWitnessAlarm, descMirror, descMirrorWrong,
 		descSpool, descSpoolBytes, descSpoolAge, descSpoolHolding, descSpoolFailed, descNeverTaken, descLost,
 		descSpansLost, descSpansRefused, descMesh, descMeshKey, descMeshDropped, descMeshRefused, descFactsTaken, descFactsRefused,
 	} {
@@ -124,9 +128,18 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descMirrorWrong, m.Refused)
 	c.custody(gauge, counter)
 	c.mesh(gauge, counter)
+	r := c.g.relay.Status()
+	gauge(descRelays, float64(r.Open))
+	counter(descRelaysTotal, r.Carried)
+	counter(descRelayedBytes, r.Bytes)
 
 	s := c.g.uplink.Status()
 	counter(descReconnects, max(s.Sessions, 1)-1)
+	relayed := 0.0
+	if s.Relay != "" {
+		relayed = 1
+	}
+	gauge(descRelayed, relayed)
 	if !s.Connected {
 		gauge(descUplink, 0)
 		return

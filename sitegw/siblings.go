@@ -12,6 +12,7 @@ import (
 // served is what siblings may dial for.
 func (g *Gateway) served() map[wire.Purpose]sibling.Handler {
 	return map[wire.Purpose]sibling.Handler{
+		wire.PurposeRelay:   func(ctx context.Context, r *sibling.Request) { g.relay.Serve(ctx, r) },
 		wire.PurposeGossip:  welcome(func(ctx context.Context, from string, c net.Conn) { g.mesh.Gossip(ctx, from, c) }),
 		wire.PurposePackets: welcome(func(ctx context.Context, from string, c net.Conn) { g.mesh.Packets(ctx, from, c) }),
 		wire.PurposeMirror:  welcome(func(ctx context.Context, from string, c net.Conn) { g.mesh.Facts(ctx, from, c) }),
@@ -37,8 +38,11 @@ func (g *Gateway) dialSibling(ctx context.Context, name string, p wire.Purpose) 
 
 // wayUp is what the gateway has of a way to the core.
 func (g *Gateway) wayUp() mesh.Uplink {
-	if g.uplink.Connected() {
+	switch _, direct := g.uplink.Direct(); {
+	case direct:
 		return mesh.Direct
+	case g.uplink.Connected():
+		return mesh.Relayed
 	}
 	return mesh.None
 }

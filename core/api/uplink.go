@@ -12,7 +12,7 @@ func (s *server) uplink(u *liveness.Uplink) *v1.Uplink {
 	if !u.Connected {
 		return nil
 	}
-	return &v1.Uplink{Node: cmp.Or(u.Node, s.Node), Carrier: u.Carrier, Since: at(u.Opened.UnixMilli())}
+	return &v1.Uplink{Node: cmp.Or(u.Node, s.Node), Carrier: u.Carrier, Relay: u.Relay, Since: at(u.Opened.UnixMilli())}
 }
 
 // backlog is what a gateway told as the API writes it; nil: it told nothing.

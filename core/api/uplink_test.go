@@ -19,7 +19,7 @@ func TestBacklogShows(t *testing.T) {
 	now := time.Now()
 	tell := func(gw string, at time.Time, b wire.Backlog) {
 		c.tracker.Opened(gw, 1, at)
-		c.tracker.Carried(gw, 1, "tcp")
+		c.tracker.Carried(gw, 1, "tcp", "gw-b")
 		c.tracker.Digest(gw, 1, &wire.Presence{Digest: true, Backlog: &wire.Backlog{}}, at.Add(-time.Second), at)
 		c.tracker.Digest(gw, 1, &wire.Presence{Digest: true, Backlog: &b}, at, at)
 	}
@@ -28,7 +28,7 @@ func TestBacklogShows(t *testing.T) {
 
 	all := ask[v1.List[v1.Gateway]](c, http.MethodGet, "/v1/gateways", "", http.StatusOK).Items
 	here, gone, never := all[0], all[1], all[2]
-	if !here.Connected || here.Uplink == nil || here.Uplink.Node != "core-1" || here.Uplink.Carrier != "tcp" || here.Backlog.Statements != 3 ||
+	if !here.Connected || here.Uplink == nil || here.Uplink.Node != "core-1" || here.Uplink.Carrier != "tcp" || here.Uplink.Relay != "gw-b" || here.Backlog.Statements != 3 ||
 		here.Backlog.Refused != 1 || !here.Backlog.OldestAt.Equal(start) || here.LastSyncAt == nil || !here.LastSyncAt.Before(here.Backlog.ToldAt) {
 		t.Errorf("%+v, uplink %+v, backlog %+v", here, here.Uplink, here.Backlog)
 	}

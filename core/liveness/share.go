@@ -21,6 +21,7 @@ type GatewayState struct {
 	ToldMS   uint64        `cbor:"9,keyasint,omitempty"`  // ago, when it told Backlog
 	Synced   bool          `cbor:"10,keyasint,omitempty"` // SyncedMS is known
 	SyncedMS uint64        `cbor:"11,keyasint,omitempty"` // ago, when it told last that nothing waits
+	Relay    string        `cbor:"12,keyasint,omitempty"` // name of the sibling that relays its session; "": none
 }
 
 // A DeviceState is what the gateway last said of a device.
@@ -65,7 +66,7 @@ func (t *Tracker) Export(now time.Time) []GatewayState {
 			s := GatewayState{
 				Name: name, Session: g.session, OpenedMS: ago(now, g.opened), HeardMS: ago(now, g.heard), Devices: devices[:n],
 				LeastMS: uint32(g.least.Milliseconds()), //nolint:gosec // G115: it came as one
-				Carrier: g.carrier,
+				Carrier: g.carrier, Relay: g.relay,
 			}
 			if g.backlog != nil {
 				s.Backlog, s.ToldMS = &g.backlog.Backlog, ago(now, g.backlog.At)
@@ -112,7 +113,7 @@ func (t *Tracker) Import(node string, s *GatewayState, now, limit time.Time) {
 		t.open(s.Name, g, now)
 	}
 	g.least = time.Duration(s.LeastMS) * time.Millisecond
-	g.carrier = s.Carrier
+	g.carrier, g.relay = s.Carrier, s.Relay
 	if s.Backlog != nil {
 		g.told(&Backlog{Backlog: *s.Backlog, At: since(now, s.ToldMS)})
 	}

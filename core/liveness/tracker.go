@@ -61,6 +61,7 @@ type gateway struct {
 	closed  bool          // it was connected here, and that session is over
 	least   time.Duration // see Verdict
 	carrier string        // what the session runs over, as the API writes it; empty: not known
+	relay   string        // the sibling that relays it; empty: none, or not known
 	backlog *Backlog      // as told last, in this session or an earlier one; nil: never
 	synced  time.Time     // when it told last that nothing waits; zero: not known
 }

@@ -282,7 +282,7 @@ func TestBacklog(t *testing.T) {
 		}
 	}
 	first.Opened(gwA, 1, start)
-	first.Carried(gwA, 1, "tcp")
+	first.Carried(gwA, 1, "tcp", "gw-b")
 	tell(start, nil)
 	at := start.Add(period)
 	tell(at, &wire.Backlog{Bytes: 4096})

@@ -19,6 +19,7 @@ type Uplink struct {
 	Opened    time.Time // start of its newest session; zero likewise
 	Node      string    // the core node of that session; empty: this one
 	Carrier   string    // what that session runs over; empty: not known
+	Relay     string    // name of the sibling that relays that session, as the gateway says; empty: it is direct, or not known
 	Backlog   *Backlog  // as told last, also while it is not connected; nil: not known. It must not be written
 	Synced    time.Time // when it told last that nothing waits; zero: not known
 }
@@ -32,16 +33,16 @@ func (t *Tracker) Uplink(gw string, now time.Time) Uplink {
 		return Uplink{}
 	}
 	return Uplink{
-		Connected: t.fresh(g, now), Heard: g.heard, Opened: g.opened, Node: g.node, Carrier: g.carrier, Backlog: g.backlog, Synced: g.synced,
+		Connected: t.fresh(g, now), Heard: g.heard, Opened: g.opened, Node: g.node, Carrier: g.carrier, Relay: g.relay, Backlog: g.backlog, Synced: g.synced,
 	}
 }
 
-// Carried notes what a gateway's session runs over.
-func (t *Tracker) Carried(gw string, session uint64, carrier string) {
+// Carried notes what a gateway's session runs over, and the sibling that relays it, if one does.
+func (t *Tracker) Carried(gw string, session uint64, carrier, relay string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if g, ok := t.gateways[gw]; ok && g.session == session {
-		g.carrier, g.news = carrier, true
+		g.carrier, g.relay, g.news = carrier, relay, true
 	}
 }
 

@@ -224,8 +224,13 @@ func (s *Server) admit(ctx context.Context, ses *link.Session) (*uplink, error) 
 	if err := wire.Unmarshal(body, &hello); err != nil {
 		return nil, err
 	}
+	if hello.Via != "" {
+		if err := ident.CheckName("gateway", hello.Via); err != nil {
+			return nil, wire.Refuse(wire.CodeMalformed, "relayed by: %v", err)
+		}
+	}
 	u := &uplink{
-		Server: s, ses: ses, peer: peer, gw: gw, session: rand.Uint64(), //nolint:gosec // G404: tells sessions apart, and keeps no secret
+		Server: s, ses: ses, peer: peer, gw: gw, via: hello.Via, session: rand.Uint64(), //nolint:gosec // G404: tells sessions apart, and keeps no secret
 		known:    seal.Stamp{ClusterEpoch: hello.KnownEpoch, Number: hello.Known},
 		presence: make(chan wire.Presence, presenceWait), inFlight: make(chan struct{}, maxInFlight),
 		submits: make(chan *batch, maxSubmits), due: newDue(s.Tracker.Period()),
@@ -240,6 +245,6 @@ func (s *Server) admit(ctx context.Context, ses *link.Session) (*uplink, error) 
 		u.sub.Close()
 		return nil, err
 	}
-	s.Log.Info("gateway connected", "gateway", gw, "version", hello.Version, "remote", ses.RemoteAddr().String())
+	s.Log.Info("gateway connected", "gateway", gw, "version", hello.Version, "remote", ses.RemoteAddr().String(), "relay", hello.Via)
 	return u, nil
 }

@@ -25,6 +25,7 @@ type uplink struct {
 	peer    ident.Peer
 	gw      string // site/name
 	session uint64
+	via     string // name of the sibling that relays the session, as the gateway says; "": none
 	sub     *events.Sub
 	known   seal.Stamp // the gateway holds every entry of its site up to it; owned by tell
 
@@ -39,7 +40,7 @@ type uplink struct {
 func (u *uplink) run(ctx context.Context) {
 	defer u.sub.Close()
 	u.Tracker.Opened(u.gw, u.session, time.Now())
-	u.Tracker.Carried(u.gw, u.session, u.ses.Carrier().String())
+	u.Tracker.Carried(u.gw, u.session, u.ses.Carrier().String(), u.via)
 	defer u.Tracker.Closed(u.gw, u.session)
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, u.ses.Close)

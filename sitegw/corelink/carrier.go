@@ -17,10 +17,10 @@ const settleEvery = 100 * time.Millisecond
 // errMoved ends the work on a session that the link leaves.
 var errMoved = errors.New("the link has moved to another session")
 
-// hold serves a session that was admitted until it ends. One over TCP is left as soon as the core node has admitted the gateway
-// over QUIC, too: what is new goes over the new session, and the older one is closed when all that was asked on it is answered.
-// It always returns an error.
-func (l *Link) hold(ctx context.Context, first *session) error {
+// hold serves a session that was admitted until it ends. It is left as soon as there is a better one: over QUIC where it runs over
+// TCP, direct where it is relayed. What is new goes over the new session, and the older one is closed when all that was asked on it
+// is answered. It returns the session that was the last, and always an error.
+func (l *Link) hold(ctx context.Context, first *session) (last *session, err error) {
 	var older sync.WaitGroup
 	defer older.Wait()
 	for current := first; ; {
@@ -33,7 +33,7 @@ func (l *Link) hold(ctx context.Context, first *session) error {
 		if next == nil {
 			s.Close()
 			l.detach(s)
-			return err
+			return s, err
 		}
 		older.Go(func() { l.settle(ctx, s) })
 		current = next
@@ -42,8 +42,10 @@ func (l *Link) hold(ctx context.Context, first *session) error {
 
 // admitted notes what an admission proves. Nobody else may be using the credential.
 func (l *Link) admitted(s *session) {
-	l.Log.Info("uplink open", "core", s.core, "node", s.node, "carrier", s.Carrier().String())
-	l.Cores.Worked(s.core)
+	l.Log.Info("uplink open", "core", s.way.core, "node", s.node, "carrier", s.Carrier().String(), "relay", s.way.via)
+	if s.way.core != "" {
+		l.Cores.Worked(s.way.core)
+	}
 	if err := l.Credential.Confirm(); err != nil {
 		l.Log.Error("the renewed certificate works but cannot be stored", "err", err)
 	}
@@ -70,10 +72,9 @@ func (l *Link) work(ctx context.Context, s *session, ended <-chan error) (next *
 	g.Go(func() error { return l.report(ctx, s) })
 	g.Go(func() error { return l.submit(ctx) })
 	g.Go(func() error { return l.renew(ctx) })
-	if s.Carrier() == link.TCP {
+	if s.way.via != "" || s.Carrier() == link.TCP {
 		g.Go(func() error {
-			to := func() link.Target { return l.target(s.core, l.options()) }
-			n, err := link.OpenQUIC(ctx, l.dialer, s.Session, to, func(ls *link.Session) (*session, error) { return l.greet(ls, s.core) })
+			n, err := l.better(ctx, s)
 			if err != nil {
 				return nil //nolint:nilerr // the session goes on, or its end has another reason
 			}
@@ -83,6 +84,31 @@ func (l *Link) work(ctx context.Context, s *session, ended <-chan error) (next *
 	}
 	err = g.Wait()
 	return next, err
+}
+
+// directEvery is about how often direct ways are tried while the session is relayed, and directJitter its share of chance: 30 to
+// 60 s. A relayed session costs the sibling, and reports through it are as late as both.
+const (
+	directEvery  = 45 * time.Second
+	directJitter = 1.0 / 3
+)
+
+// errNone says that no core node admits the gateway.
+var errNone = errors.New("no core node admits this gateway")
+
+// better gets a session that is better than s.
+func (l *Link) better(ctx context.Context, s *session) (*session, error) {
+	if s.way.via == "" {
+		to := func() link.Target { return l.target(s.way.core, l.options()) }
+		return link.OpenQUIC(ctx, l.dialer, s.Session, to, func(ls *link.Session) (*session, error) { return l.greet(ls, s.way) })
+	}
+	return link.Meanwhile(ctx, s.Session, directEvery, directJitter, func(ctx context.Context) (*session, error) {
+		r := newRound()
+		if n := l.race(ctx, r.next(ways(l.Cores.All()), time.Now()), nil, r); n != nil {
+			return n, nil
+		}
+		return nil, errNone
+	})
 }
 
 // settle closes a session that the link has left, once nobody waits for an answer on it.

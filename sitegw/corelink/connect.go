@@ -19,8 +19,14 @@ const (
 	// it: after stagger the next node is tried beside it.
 	attemptTime = 10 * time.Second
 	stagger     = 500 * time.Millisecond
-	minBackoff  = 250 * time.Millisecond
-	maxBackoff  = 30 * time.Second
+	// relayAfter is how long direct ways are tried before siblings are asked beside them, where none has failed sooner: a black hole
+	// says nothing. TCP, which is dialled 2 s after QUIC, has a session by then over any WAN but a satellite's, and that one moves
+	// back. Of the three report periods after which a core gives a gateway up, a dead link takes one to be noticed.
+	relayAfter = 4 * time.Second
+	// relayTime bounds one attempt through a sibling, which dials, too.
+	relayTime  = 15 * time.Second
+	minBackoff = 250 * time.Millisecond
+	maxBackoff = 30 * time.Second
 	// healthyAfter is how long a session lasts that was no failure of its node.
 	healthyAfter = 10 * time.Second
 
@@ -29,43 +35,80 @@ const (
 	usualPeriod  = 10 * time.Second // a core's report period, before it has told its own
 )
 
-// A round is what was tried since the last wait, or since the last session that was healthy. Every node gets one attempt in
-// it, so that no node that admits and then fails keeps the link busy.
-type round struct {
-	tried map[string]bool
-	held  map[string]time.Time // nodes that asked for patience, and until when
-	last  string               // the node of the newest session: the others come first
+// A way leads to the core: to the node at an address, or through a sibling, which chooses the node. One of the two is set.
+type way struct {
+	core string // host:port
+	via  string // a sibling's name
 }
 
-func newRound() *round {
-	return &round{tried: make(map[string]bool), held: make(map[string]time.Time)}
-}
-
-// next is whom to try now, in this order.
-func (r *round) next(all []string, now time.Time) []string {
-	var out []string
-	for _, a := range all {
-		if !r.tried[a] && !now.Before(r.held[a]) && a != r.last {
-			out = append(out, a)
-		}
+// String is the way in logs.
+func (w way) String() string {
+	if w.via != "" {
+		return "relay " + w.via
 	}
-	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] }) //nolint:gosec // spreads gateways over the nodes
-	if a := r.last; slices.Contains(all, a) && !r.tried[a] && !now.Before(r.held[a]) {
-		out = append(out, a)
+	return w.core
+}
+
+// ways lead to the nodes at these addresses.
+func ways(cores []string) []way {
+	out := make([]way, len(cores))
+	for i, a := range cores {
+		out[i].core = a
 	}
 	return out
 }
 
-// failed notes the failure of a node, and the patience that it asked for.
-func (r *round) failed(core string, err error, now time.Time) {
-	r.tried[core] = true
+// siblings are the ways through the gateways that may relay.
+func (l *Link) siblings() []way {
+	if l.Siblings == nil {
+		return nil
+	}
+	var out []way
+	for _, name := range l.Siblings() {
+		out = append(out, way{via: name})
+	}
+	return out
+}
+
+// A round is what was tried since the last wait, or since the last session that was healthy. Every way gets one attempt in
+// it, so that no node that admits and then fails keeps the link busy.
+type round struct {
+	tried map[way]bool
+	held  map[way]time.Time // who asked for patience, and until when
+	last  way               // of the newest session: the others come first
+}
+
+func newRound() *round {
+	return &round{tried: make(map[way]bool), held: make(map[way]time.Time)}
+}
+
+// next is what to try now, in this order: nodes by chance, siblings as they are given.
+func (r *round) next(all []way, now time.Time) []way {
+	var out []way
+	for _, w := range all {
+		if !r.tried[w] && !now.Before(r.held[w]) && w != r.last {
+			out = append(out, w)
+		}
+	}
+	if len(out) > 0 && out[0].via == "" {
+		rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] }) //nolint:gosec // spreads gateways over the nodes
+	}
+	if w := r.last; slices.Contains(all, w) && !r.tried[w] && !now.Before(r.held[w]) {
+		out = append(out, w)
+	}
+	return out
+}
+
+// failed notes a failure, and the patience that was asked for.
+func (r *round) failed(w way, err error, now time.Time) {
+	r.tried[w] = true
 	if e, ok := errors.AsType[*wire.Error](err); ok && e.RetryAfter() > 0 {
-		r.held[core] = now.Add(e.RetryAfter())
+		r.held[w] = now.Add(e.RetryAfter())
 	}
 }
 
-// over ends the round and says how long to wait before the next: at least least, and until one node may be tried.
-func (r *round) over(all []string, least time.Duration, now time.Time) time.Duration {
+// over ends the round and says how long to wait before the next: at least least, and until one way may be tried.
+func (r *round) over(all []way, least time.Duration, now time.Time) time.Duration {
 	wait := time.Duration(-1)
 	for _, a := range all {
 		if left := max(r.held[a].Sub(now), 0); wait < 0 || left < wait {
@@ -73,7 +116,7 @@ func (r *round) over(all []string, least time.Duration, now time.Time) time.Dura
 		}
 	}
 	clear(r.tried)
-	for a, until := range r.held { // of nodes that are no longer in the list, too
+	for a, until := range r.held { // of ways that are no longer in the list, too
 		if !now.Before(until) {
 			delete(r.held, a)
 		}
@@ -94,15 +137,15 @@ func (l *Link) Run(ctx context.Context) error {
 	r := newRound()
 	l.keepAlive = keepAlive(usualPeriod)
 	for ctx.Err() == nil {
-		all := l.Cores.All()
-		order := r.next(all, time.Now())
-		if len(order) == 0 {
-			wait := r.over(all, b.Next(), time.Now())
-			l.Log.Warn("no core node can be reached", "cores", all, "retry_in", wait.Round(time.Millisecond).String())
+		cores, siblings := ways(l.Cores.All()), l.siblings()
+		direct, relays := r.next(cores, time.Now()), r.next(siblings, time.Now())
+		if len(direct)+len(relays) == 0 {
+			wait := r.over(append(cores, siblings...), b.Next(), time.Now())
+			l.Log.Warn("no core node can be reached", "cores", l.Cores.All(), "siblings", len(siblings), "retry_in", wait.Round(time.Millisecond).String())
 			backoff.Sleep(ctx, wait)
 			continue
 		}
-		s := l.race(ctx, order, r)
+		s := l.race(ctx, direct, relays, r)
 		if s == nil {
 			continue
 		}
@@ -112,38 +155,41 @@ func (l *Link) Run(ctx context.Context) error {
 			continue
 		}
 		start := time.Now()
-		err := l.hold(ctx, s)
+		s, err := l.hold(ctx, s)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // an end that was asked for is no error
 		}
-		l.Log.Warn("uplink lost", "core", s.core, "node", s.node, "err", err)
+		l.Log.Warn("uplink lost", "core", s.way.core, "node", s.node, "relay", s.way.via, "err", err)
 		if time.Since(start) > healthyAfter {
 			b.Reset()
 			clear(r.tried)
-			r.last = s.core
+			r.last = s.way
 			continue
 		}
-		r.failed(s.core, err, time.Now())
+		r.failed(s.way, err, time.Now())
 	}
 	return nil
 }
 
-// race tries the nodes in order, each when the one before failed or has not answered for a while, and returns the first
-// session that is admitted; nil: none. It notes in r who failed. Whoever is still being tried at the end has not.
-func (l *Link) race(ctx context.Context, order []string, r *round) *session {
+// race tries the direct ways in order, each when the one before failed or has not answered for a while, and then likewise the
+// relays. It returns the first session that is admitted; nil: none. It notes in r who failed. Whoever is still being tried at the end
+// has not.
+func (l *Link) race(ctx context.Context, direct, relays []way, r *round) *session {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type result struct {
-		core string
-		s    *session
-		err  error
+		way way
+		s   *session
+		err error
 	}
 	results := make(chan result)
 	o := l.options()
+	relayed := time.Now().Add(relayAfter)
 	t := time.NewTimer(0) // the first is due at once
 	defer t.Stop()
+	order := slices.Concat(direct, relays)
 	var won *session
-	for started, running := 0, 0; ; {
+	for started, running, failed := 0, 0, 0; ; {
 		due := t.C
 		if started == len(order) || won != nil || ctx.Err() != nil {
 			due = nil
@@ -153,14 +199,18 @@ func (l *Link) race(ctx context.Context, order []string, r *round) *session {
 		}
 		select {
 		case <-due:
-			core := order[started]
+			w := order[started]
 			started++
 			running++
 			go func() {
-				s, err := l.open(ctx, core, o)
-				results <- result{core, s, err}
+				s, err := l.open(ctx, w, o)
+				results <- result{w, s, err}
 			}()
-			t.Reset(stagger)
+			if started == len(direct) {
+				t.Reset(time.Until(relayed))
+			} else {
+				t.Reset(stagger)
+			}
 		case out := <-results:
 			running--
 			switch {
@@ -169,9 +219,15 @@ func (l *Link) race(ctx context.Context, order []string, r *round) *session {
 					out.s.Close()
 				}
 			case out.err != nil:
-				l.Log.Warn("core node does not admit this gateway", "core", out.core, "err", out.err)
-				r.failed(out.core, out.err, time.Now())
-				t.Reset(0)
+				l.Log.Warn("no uplink this way", "way", out.way.String(), "err", out.err)
+				r.failed(out.way, out.err, time.Now())
+				failed++
+				if out.way.via == "" && reached(out.err) {
+					order = order[:max(started, len(direct))]
+				}
+				if started < len(direct) || failed == started || out.way.via != "" {
+					t.Reset(0)
+				}
 			default:
 				won = out.s
 				cancel()
@@ -180,11 +236,44 @@ func (l *Link) race(ctx context.Context, order []string, r *round) *session {
 	}
 }
 
-// open dials a core node and is admitted, within attemptTime.
-func (l *Link) open(ctx context.Context, core string, o link.Options) (*session, error) {
+// reached tells whether an error of a direct way shows that the core was reached, and that a relay would hear the same.
+func reached(err error) bool {
+	e, ok := errors.AsType[*wire.Error](err)
+	return ok && e.Code != wire.CodeUnavailable
+}
+
+// open is admitted by a core node, within attemptTime or relayTime.
+func (l *Link) open(ctx context.Context, w way, o link.Options) (*session, error) {
+	if w.via != "" {
+		return l.openRelayed(ctx, w, o)
+	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTime)
 	defer cancel()
-	return link.Open(ctx, l.dialer, l.target(core, o), func(ls *link.Session) (*session, error) { return l.greet(ls, core) })
+	return link.Open(ctx, l.dialer, l.target(w.core, o), func(ls *link.Session) (*session, error) { return l.greet(ls, w) })
+}
+
+// openRelayed is open through a sibling: TLS, hello and welcome are with the core node.
+func (l *Link) openRelayed(ctx context.Context, w way, o link.Options) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, relayTime)
+	defer cancel()
+	conn, err := l.Relay(ctx, w.via)
+	if err != nil {
+		return nil, err
+	}
+	ls, err := link.DialConn(ctx, conn, l.target("", o).TLS, o)
+	if err != nil {
+		return nil, err
+	}
+	stop := context.AfterFunc(ctx, ls.Close)
+	s, err := l.greet(ls, w)
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		ls.Close()
+		return nil, err
+	}
+	return s, nil
 }
 
 // options are those of the next session.
@@ -201,8 +290,8 @@ func (l *Link) target(core string, o link.Options) link.Target {
 }
 
 // greet says hello on a session that was just opened, and waits for the welcome.
-func (l *Link) greet(ls *link.Session, core string) (*session, error) {
-	s := &session{Session: ls, core: core, pending: make(map[uint64]*request)}
+func (l *Link) greet(ls *link.Session, w way) (*session, error) {
+	s := &session{Session: ls, way: w, pending: make(map[uint64]*request)}
 	if p, ok := ls.Peer(l.Wall()); ok {
 		s.node = p.ID.Name
 	}

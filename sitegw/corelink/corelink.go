@@ -1,7 +1,9 @@
 // Package corelink is the gateway's side of the uplink: one session with one of the core's nodes at a time, over which
 // statements, enrollments and renewals go up, presence is reported, and the site's picture comes down.
 //
-// The link keeps to a node that admits it. When that ends it goes to another one at once: every node serves every gateway.
+// The link keeps to a node that admits it. When that ends it goes to another one at once: every node serves every gateway. Where
+// none answers it goes through a sibling, which carries the bytes of a session that is TLS from here to the core node, and goes back to
+// a way of its own when there is one.
 //
 // Requests made while there is no session are answered at once with CodeUnavailable: whoever asked keeps what it has.
 package corelink
@@ -11,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,15 +37,19 @@ const (
 
 // A Witness keeps heads of the audit trail.
 type Witness interface {
-	// Take hands over a sealed head and the address of the core node that sent it. It does not block.
+	// Take hands over a sealed head and where it came from: the address of a core node, or the sibling that relays. It does not block.
 	Take(sealed []byte, from string)
 }
 
-// Config of a Link. All fields are required but Streams, Changed, Witness and SiteKey.
+// Config of a Link. All fields are required but Streams, Siblings, Changed, Witness and SiteKey.
 type Config struct {
-	Cores      *cores.List
-	Transport  *link.Transport
-	Streams    link.StreamDial // over which to go where QUIC does not get through; nil: QUIC alone
+	Cores     *cores.List
+	Transport *link.Transport
+	Streams   link.StreamDial // over which to go where QUIC does not get through; nil: QUIC alone
+	// Siblings names the gateways through which the core may be reached, in the order in which to try them; nil: there are none.
+	Siblings func() []string
+	// Relay opens a stream through a sibling to a core node of the sibling's choice. A refusal by the sibling is a *wire.Error.
+	Relay      func(ctx context.Context, sibling string) (net.Conn, error)
 	Credential *credential.Credential
 	Roster     *roster.Roster
 	Custody    *custody.Keeper
@@ -84,7 +91,7 @@ func New(c Config) *Link {
 // A session is one admitted session with a core node.
 type session struct {
 	*link.Session
-	core    string // the address it was dialled at
+	way     way
 	node    string // the node's name, from its certificate
 	period  time.Duration
 	pending map[uint64]*request // guarded by Link.mu
@@ -101,7 +108,8 @@ var errNoSession = wire.Refuse(wire.CodeUnavailable, "the gateway has no uplink"
 type Status struct {
 	Connected bool
 	Node      string        // the core node's name, from its certificate; "": not connected
-	Address   string        // where it was reached; "": not connected
+	Address   string        // where it was reached; "": not connected, or through a sibling
+	Relay     string        // the sibling through which it was reached; "": none
 	Carrier   link.Carrier  // what it runs over; QUIC when not connected
 	Period    time.Duration // between two digests, as the node told; 0: not connected
 	Sessions  uint64        // that core nodes admitted since the start
@@ -115,7 +123,13 @@ func (l *Link) Status() Status {
 	if s == nil {
 		return Status{Sessions: l.sessions}
 	}
-	return Status{Connected: true, Node: s.node, Address: s.core, Carrier: s.Carrier(), Period: s.period, Sessions: l.sessions}
+	return Status{Connected: true, Node: s.node, Address: s.way.core, Relay: s.way.via, Carrier: s.Carrier(), Period: s.period, Sessions: l.sessions}
+}
+
+// Direct is the address of the core node with which there is a session that no sibling relays; false: there is none.
+func (l *Link) Direct() (core string, ok bool) {
+	s := l.Status()
+	return s.Address, s.Connected && s.Relay == ""
 }
 
 // Connected tells whether there is a session with a core node.
@@ -128,6 +142,7 @@ func (l *Link) hello(s *session) error {
 	known := l.Mirror.Known()
 	err := s.Send(wire.TypeUplinkHello, wire.UplinkHello{
 		Capability: wire.Capability, Version: l.Version, Listen: l.Listen, Run: l.run, KnownEpoch: known.ClusterEpoch, Known: known.Number,
+		Via: s.way.via,
 	})
 	if err != nil {
 		return err
@@ -223,7 +238,7 @@ func (l *Link) site(s *session, m *wire.Site) {
 		l.Cores.Told(m.Cores)
 	}
 	if len(m.AuditHead) > 0 && l.Witness != nil {
-		l.Witness.Take(m.AuditHead, s.core)
+		l.Witness.Take(m.AuditHead, s.way.String())
 	}
 	if m.SiteKey != nil && l.SiteKey != nil {
 		l.SiteKey(m.SiteKey)

@@ -313,30 +313,31 @@ func TestRound(t *testing.T) {
 	now := time.Unix(1000, 0)
 	patience := func(d time.Duration) error { return wire.Refuse(wire.CodeUnavailable, "later").After(d) }
 	r := newRound()
-	all := []string{"a", "b", "c"}
+	a, b, c := way{core: "a"}, way{core: "b"}, way{core: "c"}
+	all := []way{a, b, c}
 	if got := r.next(all, now); len(got) != 3 {
 		t.Errorf("a new round tries %v", got)
 	}
-	r.last = "b"
-	if got := r.next(all, now); len(got) != 3 || got[2] != "b" {
+	r.last = b
+	if got := r.next(all, now); len(got) != 3 || got[2] != b {
 		t.Errorf("the node of the newest session is not the last of %v", got)
 	}
-	r.failed("a", patience(20*time.Second), now)
-	r.failed("b", patience(10*time.Second), now)
-	if got := r.next(all, now); !slices.Equal(got, []string{"c"}) {
+	r.failed(a, patience(20*time.Second), now)
+	r.failed(b, patience(10*time.Second), now)
+	if got := r.next(all, now); !slices.Equal(got, []way{c}) {
 		t.Errorf("tries %v", got)
 	}
-	r.failed("c", io.EOF, now)
+	r.failed(c, io.EOF, now)
 	if got := r.next(all, now); len(got) != 0 {
 		t.Errorf("a round that is over tries %v", got)
 	}
 	if wait := r.over(all, time.Second, now); wait != time.Second { // c asked for nothing
 		t.Errorf("waits %v", wait)
 	}
-	if got := r.next(all, now.Add(10*time.Second)); len(got) != 2 || slices.Contains(got, "a") {
+	if got := r.next(all, now.Add(10*time.Second)); len(got) != 2 || slices.Contains(got, a) {
 		t.Errorf("after ten seconds tries %v", got)
 	}
-	r.failed("c", patience(time.Minute), now)
+	r.failed(c, patience(time.Minute), now)
 	if wait := r.over(all, time.Second, now); wait != 10*time.Second {
 		t.Errorf("all asked for patience: waits %v", wait)
 	}

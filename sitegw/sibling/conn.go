@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -24,8 +23,9 @@ type Conn struct {
 	ended chan struct{} // closed when nothing comes any more
 	why   error         // of that; set before ended is closed
 
-	closing   chan struct{}
-	once      sync.Once
+	begun     atomic.Bool   // the closing; no sync.Once, because who waits for that waits for a mutex
+	closing   chan struct{} // closed when it begins
+	closed    chan struct{} // closed when it is done
 	reading   chan struct{} // has room for the one who reads and uses rest
 	rest      []byte
 	writing   chan struct{} // has room for the one who writes
@@ -38,7 +38,7 @@ var _ net.Conn = (*Conn)(nil)
 
 func newConn(ls *link.Session, self, name string, dialled bool) *Conn {
 	c := &Conn{
-		ls: ls, local: addr(self), remote: addr(name), dialled: dialled, data: make(chan []byte), ended: make(chan struct{}), closing: make(chan struct{}),
+		ls: ls, local: addr(self), remote: addr(name), dialled: dialled, data: make(chan []byte), ended: make(chan struct{}), closing: make(chan struct{}), closed: make(chan struct{}),
 		reading: make(chan struct{}, 1), writing: make(chan struct{}, 1), readUntil: newDeadline(nil),
 	}
 	c.sendUntil = newDeadline(func() {
@@ -164,22 +164,25 @@ func (c *Conn) CloseWrite() error { return c.ls.EndSend() }
 
 // Close implements net.Conn. The side that dialled waits for the sibling's half to end, the other one for the session to.
 func (c *Conn) Close() error {
-	c.once.Do(func() {
-		close(c.closing)
-		late := time.AfterFunc(lingerTime, c.ls.Close)
-		defer late.Stop()
-		over := c.ls.Context().Done()
-		if c.dialled {
-			over = c.ended
-		}
-		if c.ls.EndSend() == nil {
-			<-over
-		}
-		c.ls.Close()
-		<-c.ended
-		c.readUntil.move(time.Time{})
-		c.sendUntil.move(time.Time{})
-	})
+	if c.begun.Swap(true) {
+		<-c.closed
+		return nil
+	}
+	defer close(c.closed)
+	close(c.closing)
+	late := time.AfterFunc(lingerTime, c.ls.Close)
+	defer late.Stop()
+	over := c.ls.Context().Done()
+	if c.dialled {
+		over = c.ended
+	}
+	if c.ls.EndSend() == nil {
+		<-over
+	}
+	c.ls.Close()
+	<-c.ended
+	c.readUntil.move(time.Time{})
+	c.sendUntil.move(time.Time{})
 	return nil
 }
 

@@ -24,7 +24,7 @@ const (
 	// While a session runs over TCP, QUIC is tried about this often.
 	quicEvery  = 2 * time.Minute
 	quicJitter = 0.5
-	// moveTime is how long an attempt over QUIC may outlive the session over TCP that it is to take the place of.
+	// moveTime is how long an attempt may outlive the session that it is to take the place of.
 	moveTime = 2 * time.Second
 )
 
@@ -182,9 +182,21 @@ func (r *race[T]) greet(ctx context.Context, s *Session) (value T, err error) {
 }
 
 // OpenQUIC is for a peer with which session s over TCP exists: QUIC alone is tried from time to time until ctx or s ends, and the
-// first session that is admitted is returned. An attempt that is under way when s ends is given a moment more: a peer may end s
-// because it has just admitted the other one. to is asked before each try.
+// first session that is admitted is returned. to is asked before each try.
 func OpenQUIC[T any](ctx context.Context, d *Dialer, s *Session, to func() Target, admit Admit[T]) (value T, err error) {
+	return Meanwhile(ctx, s, quicEvery, quicJitter, func(ctx context.Context) (value T, err error) {
+		t := to()
+		if value, err = Open(ctx, NewDialer(d.packets, nil), t, admit); err == nil {
+			d.worked(t.Addr, QUIC)
+		}
+		return value, err
+	})
+}
+
+// Meanwhile tries to get something better than session s about every so often (see backoff.Jitter), until ctx or s ends, and returns
+// what the first try got that had no error. A try that is under way when s ends is given a moment more: a peer may end s because it has
+// just admitted the other one.
+func Meanwhile[T any](ctx context.Context, s *Session, every time.Duration, jitter float64, try func(context.Context) (T, error)) (value T, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	waiting, stop := context.WithCancel(ctx)
@@ -196,14 +208,12 @@ func OpenQUIC[T any](ctx context.Context, d *Dialer, s *Session, to func() Targe
 		}
 	})
 	defer unhook()
-	for backoff.Sleep(waiting, backoff.Jitter(quicEvery, quicJitter)) {
-		t := to()
-		if value, err = Open(ctx, NewDialer(d.packets, nil), t, admit); err == nil {
-			d.worked(t.Addr, QUIC)
+	for backoff.Sleep(waiting, backoff.Jitter(every, jitter)) {
+		if value, err = try(ctx); err == nil {
 			return value, nil
 		}
 	}
-	return value, fmt.Errorf("%w: QUIC was not tried again with success", ErrClosed)
+	return value, fmt.Errorf("%w: nothing better was got in its time", ErrClosed)
 }
 
 // stream dials over TCP.

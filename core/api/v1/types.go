@@ -200,6 +200,7 @@ type Gateway struct {
 type Uplink struct {
 	Node    string    `json:"node"`
 	Carrier string    `json:"carrier" doc:"quic, or tcp where UDP does not get through; empty: not known"`
+	Relay   string    `json:"relay" doc:"name of the gateway of the site through which it goes, as it says itself; empty: none"`
 	Since   time.Time `json:"since"`
 }
 

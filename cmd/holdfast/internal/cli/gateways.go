@@ -47,6 +47,9 @@ func gatewayGrid(gateways []v1.Gateway, now time.Time) *output.Grid {
 		connected := "no"
 		if g.Uplink != nil {
 			connected = g.Uplink.Node
+			if g.Uplink.Relay != "" {
+				connected += " via " + g.Uplink.Relay
+			}
 		}
 		waits, oldest := "", ""
 		if b := g.Backlog; b != nil {
@@ -112,6 +115,9 @@ func gatewaySheet(g *v1.Gateway, now time.Time) *output.Sheet {
 	sh.Fact("Devices online", strconv.Itoa(g.Devices))
 	if u := g.Uplink; u != nil {
 		sh.Fact("Uplink", "with "+u.Node+" over "+u.Carrier)
+		if u.Relay != "" {
+			sh.Sub("Relayed by", u.Relay)
+		}
 		sh.Sub("Since", output.Both(now, &u.Since))
 	} else {
 		sh.Fact("Uplink", "not connected")
