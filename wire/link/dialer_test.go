@@ -150,8 +150,8 @@ func TestOpenWaitsForABusyPeer(t *testing.T) {
 			streams++
 			return c.net.Dial(ctx, addr)
 		})
-		c.silentAfterFirst(5 * time.Second)
-		c.opens(link.QUIC, 5*time.Second, 9*time.Second).Close()
+		c.silentAfterFirst(3 * time.Second)
+		c.opens(link.QUIC, 3*time.Second, 9*time.Second).Close()
 		if streams != 0 {
 			t.Errorf("dialled over TCP %d times", streams)
 		}
