@@ -29,7 +29,7 @@ func (s *session) tellList() {
 		return
 	}
 	if err := s.link.Send(wire.TypeHeartbeatAck, wire.HeartbeatAck{List: sealed}); err != nil {
-		s.link.Close()
+		s.broken()
 	}
 }
 

@@ -277,6 +277,7 @@ func (s *Server) goodbye() {
 	for _, ses := range all {
 		wg.Go(func() {
 			after := goAwayAfter + rand.N(spread+1) //nolint:gosec // spreading load needs no secrecy
+			ses.leaving.Store(true)
 			if ses.link.Send(wire.TypeGoAway, wire.GoAway{RetryAfterMS: wire.Millis(after)}) == nil {
 				ses.link.CloseSend(drainTime)
 			}

@@ -36,6 +36,7 @@ type session struct {
 	unkept   atomic.Int32 // statements that wait for the disk
 	news     teller
 	renewing atomic.Bool
+	leaving  atomic.Bool // goodbye was said, and is on its way
 
 	listMu sync.Mutex
 	list   seal.Stamp // of the list of gateways that the agent has, or is being sent
@@ -66,6 +67,14 @@ func (s *session) serve(ctx context.Context) {
 		}
 	}
 	s.Drop(wire.Refuse(wire.CodeMalformed, "too many messages that had to be refused"))
+}
+
+// broken ends a session on which something could not be sent. Once goodbye is said nothing can, and to close the session would
+// overtake it: then the agent ends it, or the deadline does.
+func (s *session) broken() {
+	if !s.leaving.Load() {
+		s.link.Close()
+	}
 }
 
 // ending closes a session whose frames do not read.
@@ -105,7 +114,7 @@ func (s *session) heartbeat(body []byte) *wire.Error {
 	interval := s.Roster.Beat(s.entry, &h)
 	ack := wire.HeartbeatAck{Number: h.Number, IntervalMS: wire.Millis(interval), Uplink: s.Uplink.Connected()}
 	if err := s.link.Send(wire.TypeHeartbeatAck, ack); err != nil {
-		s.link.Close()
+		s.broken()
 	}
 	return nil
 }
@@ -150,7 +159,7 @@ func (s *session) renew(ctx context.Context, body []byte) *wire.Error {
 		return wire.Refuse(wire.CodeInternal, "the gateway failed").After(busyAfter)
 	}
 	if err := s.link.Send(wire.TypeRenewed, out); err != nil {
-		s.link.Close()
+		s.broken()
 	}
 	return nil
 }
@@ -158,7 +167,7 @@ func (s *session) renew(ctx context.Context, body []byte) *wire.Error {
 // Tell implements roster.Session.
 func (s *session) Tell(interval time.Duration) {
 	if err := s.link.Send(wire.TypeHeartbeatAck, wire.HeartbeatAck{IntervalMS: wire.Millis(interval)}); err != nil {
-		s.link.Close()
+		s.broken()
 	}
 }
 

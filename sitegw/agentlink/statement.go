@@ -158,7 +158,7 @@ func (t *teller) next() (n news, ok bool) {
 func (t *teller) run(s *session) {
 	for n, ok := t.next(); ok; n, ok = t.next() {
 		if err := n.send(s); err != nil {
-			s.link.Close()
+			s.broken()
 		}
 	}
 }
