@@ -150,8 +150,8 @@ func TestOpenWaitsForABusyPeer(t *testing.T) {
 			streams++
 			return c.net.Dial(ctx, addr)
 		})
-		c.silentAfterFirst(3 * time.Second)
-		c.opens(link.QUIC, 3*time.Second, 9*time.Second).Close()
+		c.silentAfterFirst(2500 * time.Millisecond)
+		c.opens(link.QUIC, 2500*time.Millisecond, 9*time.Second).Close()
 		if streams != 0 {
 			t.Errorf("dialled over TCP %d times", streams)
 		}
@@ -180,6 +180,27 @@ func (c *choice) silentAfterFirst(d time.Duration) {
 			return false
 		}
 		return passed.Swap(true)
+	})
+}
+
+// A gateway that hangs up over TCP is busy, if nothing comes of QUIC, which goes on.
+func TestOpenHungUpOn(t *testing.T) {
+	inChoice(t, func(t *testing.T, c *choice) {
+		t.Helper()
+		c.dialer = link.NewDialer(c.client, func(context.Context, string) (net.Conn, error) {
+			here, there := net.Pipe()
+			go func() {
+				there.Read(make([]byte, 8<<10)) //nolint:errcheck // what is said is of no interest
+				there.Close()                   //nolint:errcheck // a pipe
+			}()
+			return here, nil
+		})
+		c.net.BlockUDP(c.gateway, true)
+		if _, err := link.Open(t.Context(), c.dialer, c.target(), greet); !isBusy(err) {
+			t.Errorf("got %v", err)
+		}
+		time.AfterFunc(4*time.Second, func() { c.net.BlockUDP(c.gateway, false) })
+		c.opens(link.QUIC, 4*time.Second, 10*time.Second).Close()
 	})
 }
 
