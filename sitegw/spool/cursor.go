@@ -8,9 +8,9 @@ type cursor struct {
 	used  uint64 // when, by the clock of cursors
 }
 
-// cursors remembers where the last readers got to: as many as there are likely to be.
+// cursors remembers where readers got to last: a few that lag behind each other, as the one that sends is ahead of the one that trims.
 type cursors struct {
-	list  [4]cursor
+	list  [8]cursor
 	clock uint64
 }
 
@@ -24,6 +24,16 @@ func (c *cursors) find(after, first uint64) *cursor {
 		}
 	}
 	return nil
+}
+
+// point returns the point behind record number seq; ok is false when no reader stopped there lately.
+func (c *cursors) point(seq uint64) (p Point, ok bool) {
+	for i := range c.list {
+		if k := &c.list[i]; k.off > 0 && k.at.Seq == seq {
+			return k.at, true
+		}
+	}
+	return Point{}, false
 }
 
 // put remembers a cursor in place of the one that was not used for longest.

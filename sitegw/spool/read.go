@@ -86,8 +86,11 @@ func (w *walker) page(maxRecords, maxBytes int) (p Page, err error) {
 func (s *Spool) pointAt(seq uint64) (p Point, err error) {
 	s.mu.Lock()
 	p = s.durable
+	read, ok := s.cursors.point(seq)
 	s.mu.Unlock()
 	switch {
+	case ok:
+		return read, nil
 	case seq > p.Seq:
 		return Point{}, ErrAhead
 	case seq == p.Seq:
