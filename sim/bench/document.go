@@ -52,9 +52,9 @@ Targets are reported and not enforced: the machine may be shared, and a busy nei
   synced one after the other, in the same process. Verification is not in it.
 - **WAN**: {{.Calm}} devices that beat each {{.CalmEvery}}, as real ones do, for {{.CalmWindow}}. What goes through the gateway's two sockets is counted, with the headers of UDP and
   IPv4, in both directions: on the uplink, and between gateway and devices, which is what would go over the WAN without a gateway.
-- **Drain**: {{.Buffered}} signed statements of {{.Drainers}} devices lie in the spool of a gateway when it starts, as after an outage, and go to a core of
-  three nodes that verifies and commits them, while {{.Calm}} devices are attached and beat each {{.DrainEvery}}. Their heartbeats are timed during the drain, and for
-  {{.DrainRest}} afterwards. The floor checks each signature once and commits batches of {{.ClusterBatch}} on three bare nodes.
+- **Drain**: {{.Buffered}} signed statements of {{.Drainers}} devices lie in the spool of a gateway when it starts, as after an outage, and go to the
+  core, which verifies and commits them, while {{.Calm}} devices are attached and beat each {{.DrainEvery}}. Their heartbeats are timed during the drain, and for
+  {{.DrainRest}} afterwards. The floor checks each signature once and commits batches of {{.Batch}}.
 - **Registrations**: statements signed before the clock starts, each stating a changed fact, one under way per device, measured from the first
   until the core has answered the gateway for the last. Nothing is pinned. The driver needs CPU on the same cores, which the floor has no counterpart for, so two ratios
   are given: of the throughputs as measured, and of the CPU times (the floor's against gateway and core together). The floor commits

@@ -126,9 +126,9 @@ func measurements() []measurement {
 		{"hostile", oneNode, hostiles},
 		{"heartbeat", oneNode, heartbeats},
 		{"wan", oneNode, wan},
+		{"drain", oneNode, drains},
 		{"registration", oneNode, registrations},
 		{"agent", oneNode, agents},
-		{"drain", threeNodes, drains},
 		{"cluster", threeNodes, clusterRegistrations},
 		{"write", threeNodes, writes},
 		{"heap", largeFleet, heaps},
@@ -140,11 +140,11 @@ func measurements() []measurement {
 func noWorld(*size) setting { return setting{} }
 
 // oneNode is a core of one node with everything behind one gateway.
-func oneNode(s *size) setting { return setting{nodes: 1, devices: s.devices + s.hostiles} }
+func oneNode(s *size) setting { return setting{nodes: 1, devices: s.devices + s.hostiles + s.drainers} }
 
 // threeNodes is the core as it is meant to run, with devices behind a gateway and others whose statements need none.
 func threeNodes(s *size) setting {
-	return setting{nodes: clusterNodes, devices: s.devices + s.direct() + s.drainers}
+	return setting{nodes: clusterNodes, devices: s.devices + s.direct()}
 }
 
 // largeFleet is a core of three nodes with many devices that nobody plays.
