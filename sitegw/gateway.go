@@ -221,6 +221,7 @@ type Gateway struct {
 	down    *link.Transport
 	lns     []*link.Listener // of the agents: QUIC, TCP
 	ops     net.Listener     // nil: nobody watches
+	listed  chan struct{}    // capacity 1: there is another list of the site's gateways
 }
 
 // New opens a gateway's data directory and its ports.
@@ -229,7 +230,7 @@ func New(c Config) (_ *Gateway, err error) {
 	if err := c.Check(); err != nil {
 		return nil, err
 	}
-	g := &Gateway{Config: c, roster: roster.New(c.Wall)}
+	g := &Gateway{Config: c, roster: roster.New(c.Wall), listed: make(chan struct{}, 1)}
 	if g.lock, err = durable.LockDir(c.DataDir); err != nil {
 		return nil, err
 	}
@@ -341,19 +342,11 @@ func (g *Gateway) dialRelay(ctx context.Context, name string) (net.Conn, error) 
 	return g.dialSibling(ctx, name, wire.PurposeRelay)
 }
 
-// changed takes what is new in the mirror to those whom it concerns.
-func (g *Gateway) changed(devices []ident.DeviceID, site bool) {
-	if site {
-		g.peers.Changed()
-		g.mesh.ListChanged()
-	}
-	g.agents.Changed(devices, site)
-}
-
 // ID is the gateway's identity.
 func (g *Gateway) ID() ident.ID { return g.cred.ID }
 
-// Run serves agents until ctx ends; then it says goodbye to them and closes everything.
+// Run serves agents until ctx ends, or until the gateway has ended by the authority's word, which is ErrRetired; then it says
+// goodbye to them and closes everything.
 func (g *Gateway) Run(ctx context.Context) error {
 	g.Log.Info("gateway runs", "identity", g.cred.ID.String(), "listen", g.Listen)
 	eg, ctx := errgroup.WithContext(ctx)
@@ -366,6 +359,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	eg.Go(func() error { g.witness.Run(ctx); return nil })
 	eg.Go(func() error { g.mirror.Run(ctx); return nil })
 	eg.Go(func() error { g.mesh.Run(ctx); return nil })
+	eg.Go(func() error { return g.watchList(ctx) })
 	if g.ops != nil {
 		eg.Go(func() error {
 			if err := ops.Serve(ctx, g.ops, g.watched()); err != nil { // a plant does not stop because nobody can watch it

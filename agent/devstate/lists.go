@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/internal/config"
 	"github.com/holdfast-edge/holdfast/internal/durable"
@@ -131,9 +132,15 @@ func (l *Lists) Knows(gateway ident.ID, key ident.KeyID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	i := l.at(gateway.Site)
-	return i >= 0 && slices.ContainsFunc(l.held[i].Gateways, func(g seal.ListedGateway) bool {
-		return g.Name == gateway.Name && slices.Contains(g.Keys, key)
-	})
+	return i >= 0 && l.held[i].Has(gateway.Name, key)
+}
+
+// Drops tells whether the newest list of its site says that a gateway has ended. issued is when its certificate was.
+func (l *Lists) Drops(gateway ident.ID, key ident.KeyID, issued time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := l.at(gateway.Site)
+	return i >= 0 && l.held[i].Drops(gateway.Name, key, issued)
 }
 
 // Addresses are where the listed gateways are reached, host:port, those of the list learned last first.

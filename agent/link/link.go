@@ -105,7 +105,7 @@ func (l *Link) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // an end that was asked for is no error
 		}
-		if admitted && !errors.Is(err, errWithheld) {
+		if admitted && !errors.Is(err, errWithheld) && !errors.Is(err, errDropped) {
 			failed = 0
 			if time.Since(start) > healthyAfter {
 				b.Reset()
@@ -196,9 +196,12 @@ func (l *Link) greet(ls *wirelink.Session) (*session, error) {
 	return s, l.welcomed(s)
 }
 
-// accept takes a gateway whose certificate has expired, by this device's clock, only if its key is on the newest list of its
-// site that the authority signed.
+// accept refuses a gateway that has ended by the newest list of its site that the authority signed. One whose certificate has
+// expired, by this device's clock, it takes only if its key is on that list.
 func (l *Link) accept(p ident.Peer) error {
+	if l.Lists.Drops(p.ID, p.Key, p.Issued()) {
+		return fmt.Errorf("%w: %v", errDropped, p.ID)
+	}
 	if p.Expired && !l.Lists.Knows(p.ID, p.Key) {
 		return fmt.Errorf("certificate of %v expired at %v and its key is not on the list of its site: %w", p.ID, p.Leaf.NotAfter, ident.ErrUntrusted)
 	}

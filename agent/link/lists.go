@@ -1,10 +1,12 @@
 package link
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/internal/backoff"
+	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
 // known are the gateways by the lists that the authority signed and by hand, each once: first those that were given by hand and
@@ -49,6 +51,17 @@ func (s *session) learn(sealed []byte) {
 	if err != nil {
 		s.Log.Error("list of gateways not taken", "gateway", s.gateway.String(), "err", err)
 	}
+}
+
+// errDropped refuses a gateway, or leaves it, because it has ended by the list of its site.
+var errDropped = fmt.Errorf("the authority's list of its site no longer has the gateway: %w", ident.ErrUntrusted)
+
+// dropped is errDropped when the session's gateway has ended by what was learned since the session began.
+func (s *session) dropped() error {
+	if p, ok := s.link.Peer(s.Wall()); ok && s.Lists.Drops(p.ID, p.Key, p.Issued()) {
+		return errDropped
+	}
+	return nil
 }
 
 // Times of a renewal by a device whose certificate has expired: it is in only because its gateway knows its key, so it does

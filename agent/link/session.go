@@ -92,13 +92,13 @@ func (s *session) read(ctx context.Context) error {
 		if err := wire.Unmarshal(body, f.body); err != nil {
 			return err
 		}
-		if g, ok := f.body.(*wire.GoAway); ok { // the end of the stream is right behind it, and must not be taken for the reason
-			return &wire.Error{Code: wire.CodeUnavailable, Detail: errGoAway.Error(), RetryAfterMS: g.RetryAfterMS}
-		}
 		select {
 		case s.in <- f:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if t == wire.TypeGoAway { // the end of the stream is right behind it, and must not be taken for the reason
+			return nil
 		}
 	}
 }
@@ -179,6 +179,9 @@ func (s *session) take(f frame) error {
 		s.uplink(m.Uplink)
 		if len(m.List) > 0 {
 			s.learn(m.List)
+			if err := s.dropped(); err != nil {
+				return err
+			}
 		}
 		if len(m.Receipt) > 0 {
 			return s.receipt(m.Receipt)
@@ -187,6 +190,8 @@ func (s *session) take(f frame) error {
 		return s.custody(m)
 	case *wire.Error:
 		s.refused(m)
+	case *wire.GoAway:
+		return &wire.Error{Code: wire.CodeUnavailable, Detail: errGoAway.Error(), RetryAfterMS: m.RetryAfterMS}
 	case *wire.Renewed:
 		if err := s.Credential.Renewed(m.Chain); err != nil {
 			s.Log.Error("renewed certificate not taken", "err", err)

@@ -28,9 +28,11 @@ func program() *daemon.Program {
 Every flag can be set by the environment: --data-dir by HOLDFAST_DATA_DIR, and so on. Flags win over the environment, and
 the environment over gateway.yaml in the data directory.
 
-Exit codes: 0 stopped, 1 failure, 2 bad configuration.`,
-		Commands: []daemon.Command{enrollCommand(), runCommand(run), witnessCommand()},
-		IsConfig: func(err error) bool { return errors.Is(err, sitegw.ErrConfig) || errors.Is(err, witness.ErrNone) },
+Exit codes: 0 stopped, 1 failure, 2 bad configuration, 77 revoked, or another machine was enrolled under this name: it must not be
+started again.`,
+		Commands:  []daemon.Command{enrollCommand(), runCommand(run), witnessCommand()},
+		IsRetired: func(err error) bool { return errors.Is(err, sitegw.ErrRetired) },
+		IsConfig:  func(err error) bool { return errors.Is(err, sitegw.ErrConfig) || errors.Is(err, witness.ErrNone) },
 	}
 }
 

@@ -56,12 +56,13 @@ func always(name string, on registry.Scope) scope {
 
 // The scopes.
 var (
-	theFleet  = always("the fleet", registry.ScopeFleet())
-	whatISee  = always("what the operator sees", registry.ScopeOwn())
-	theDevice = scope{"the device's site", aboutDevice}
-	theSite   = scope{"the site", aboutSite}
-	theToken  = scope{"what the token is for", aboutToken}
-	newToken  = scope{"what the token is for", aboutNewToken}
+	theFleet   = always("the fleet", registry.ScopeFleet())
+	whatISee   = always("what the operator sees", registry.ScopeOwn())
+	theDevice  = scope{"the device's site", aboutDevice}
+	theSite    = scope{"the site", aboutSite}
+	theGateway = scope{"the gateway's site", aboutGateway}
+	theToken   = scope{"what the token is for", aboutToken}
+	newToken   = scope{"what the token is for", aboutNewToken}
 )
 
 // errScope says that a route was declared with a scope that does not fit its requests. Nobody is let in.
@@ -98,6 +99,24 @@ func aboutSite(_ registry.View, least registry.Action, in any) (subject, error) 
 	}
 	on := registry.ScopeSite(name)
 	return subject{do: demand{least, on}, see: demand{registry.ActSee, on}, hidden: missingSite(name)}, nil
+}
+
+func aboutGateway(v registry.View, least registry.Action, in any) (subject, error) {
+	path, ok := in.(interface{ gateway() (string, error) })
+	if !ok {
+		return subject{}, fmt.Errorf("%T: %w", in, errScope)
+	}
+	id, err := path.gateway()
+	if err != nil {
+		return subject{}, err
+	}
+	missing := missingGateway(id)
+	g, ok := v.Gateway(id)
+	if !ok {
+		return subject{}, missing
+	}
+	on := registry.ScopeSite(g.Site)
+	return subject{do: demand{least, on}, see: demand{registry.ActSee, on}, hidden: missing}, nil
 }
 
 func aboutToken(v registry.View, least registry.Action, in any) (subject, error) {

@@ -68,6 +68,8 @@ var rules = []rule{
 	{route: "GET /v1/sites/{site}", least: viewer, about: atSite},
 	{route: "PUT /v1/sites/{site}", least: operatorRole, about: atSite, body: `{"heartbeat_interval":"5s"}`},
 	{route: "GET /v1/gateways", least: viewer, about: own},
+	{route: "GET /v1/gateways/{gatewayof}", least: viewer, about: atSite},
+	{route: "POST /v1/gateways/{gatewayof}/revoke", least: adminRole, about: atSite, body: `{"reason":"stolen"}`},
 	{route: "GET /v1/tokens", least: viewer, about: own},
 	{route: "POST /v1/tokens", least: operatorRole, about: asked, body: `{"kind":"device","site":"{site}"}`, status: 201},
 	{route: "POST /v1/tokens", least: operatorRole, about: fleet, body: `{"kind":"gateway","site":"{site}"}`, status: 201},
@@ -126,7 +128,7 @@ func newScene(t *testing.T) *scene {
 				Device: d, Online: true, AtMS: start.UnixMilli(), Attach: &command.Attach{Start: 1, Run: uint64(run), Session: 1},
 			}}})
 		}
-		s.fill[site] = strings.NewReplacer("{device}", d.String(), "{site}", site, "{devicetoken}", tok.String(),
+		s.fill[site] = strings.NewReplacer("{device}", d.String(), "{site}", site, "{gatewayof}", s.gateway(site, "gw-x"), "{devicetoken}", tok.String(),
 			"{gatewaytoken}", s.token(seal.KindGateway, site).String(), "{coretoken}", coreToken.String())
 	}
 	for role, rank := range map[registry.Role]int{registry.RoleViewer: viewer, registry.RoleOperator: operatorRole, registry.RoleAdmin: adminRole} {
@@ -265,6 +267,7 @@ func TestEveryRouteIsDeclared(t *testing.T) {
 		for _, part := range []struct{ from, to string }{
 			{"{device}", "{id}"},
 			{"{site}", "{name}"},
+			{"{gatewayof}", "{site}/{name}"},
 			{"{devicetoken}", "{id}"},
 			{"{gatewaytoken}", "{id}"},
 			{"{coretoken}", "{id}"},
@@ -316,8 +319,8 @@ func TestUndeclaredRoutesAreRefused(t *testing.T) {
 // What lies outside an operator's limits answers byte for byte as what does not exist.
 func TestForeignIsAsIfMissing(t *testing.T) {
 	s := newScene(t)
-	bearer := s.operator("op-7", registry.RoleOperator, ownSite)
-	missing := strings.NewReplacer("{device}", noDevice, "{site}", "plant-0", "{devicetoken}", "00000000000000ff")
+	bearer := s.operator("op-7", registry.RoleAdmin, ownSite)
+	missing := strings.NewReplacer("{device}", noDevice, "{site}", "plant-0", "{gatewayof}", "plant-0/gw-x", "{devicetoken}", "00000000000000ff")
 	n := 0
 	for i := range rules {
 		r := &rules[i]
@@ -373,8 +376,8 @@ func TestListsLeaveOut(t *testing.T) {
 		{"/v1/devices", 1, 2, 2},
 		{"/v1/devices?site=" + otherSite, 0, 1, 1},
 		{"/v1/sites", 1, 2, 2},
-		{"/v1/gateways", 1, 2, 2},
-		{"/v1/tokens", 3, 6, 8}, // for devices and gateways of each site; of core nodes
+		{"/v1/gateways", 2, 4, 4},
+		{"/v1/tokens", 4, 8, 10}, // for devices and gateways of each site; of core nodes
 	} {
 		if l, p, a := count(limited, tc.target), count(plain, tc.target), count(adminToken, tc.target); l != tc.limited || p != tc.plain || a != tc.all {
 			t.Errorf("%s: %d of the site, %d of all, %d with core nodes'; want %+v", tc.target, l, p, a, tc)
@@ -398,7 +401,7 @@ func TestRevokedOnANodeThatLags(t *testing.T) {
 		target := strings.ReplaceAll(concrete(rt.Path), someDevice, m.id.String())
 		body := map[string]string{
 			"create-token": `{"kind":"device","site":"plant-7"}`, "create-operator": `{"name":"x","role":"admin"}`, "set-device": `{"heartbeat_interval":"5s"}`,
-			"set-tags": `{"set":{"a":"b"}}`, "set-site": `{}`,
+			"set-tags": `{"set":{"a":"b"}}`, "set-site": `{}`, "revoke-gateway": `{}`,
 		}[rt.OperationID]
 		w := c.do(as(bearer, request(rt.Method, target, body)))
 		if p := problem(t, w, http.StatusUnauthorized); p.Type != v1.ProblemUnauthorized || w.Header().Get("WWW-Authenticate") == "" {

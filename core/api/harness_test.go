@@ -333,13 +333,14 @@ func (c *core) enrollAs(token seal.TokenID, id ident.DeviceID) *machine {
 	return &machine{id: id, key: key, kid: ident.KeyIDOfSPKI(spki)}
 }
 
-// gateway enrolls a gateway.
-func (c *core) gateway(site, name string) {
+// gateway enrolls a gateway and returns its id.
+func (c *core) gateway(site, name string) string {
 	c.t.Helper()
 	c.commit(&command.Enroll{
 		Token: c.token(seal.KindGateway, site), Kind: seal.KindGateway, Name: name, Listen: name + ":7443", SPKI: []byte(site + name),
 		Cert: []byte{1}, NotAfter: c.wall().Add(time.Hour).UnixMilli(),
 	})
+	return site + "/" + name
 }
 
 // register commits a registration of the machine, made at the device's time deviceMS.

@@ -43,6 +43,7 @@ var goodBodies = map[string]string{
 	"create-token":        `{"kind":"device","site":"plant-7","ttl":"1h","uses":3,"tags":{"a":"b"},"comment":"c"}`,
 	"create-operator":     `{"name":"a","role":"viewer","sites":["plant-7"],"ttl":"1h"}`,
 	"transfer-leadership": `{"to":"core-1"}`,
+	"revoke-gateway":      `{"reason":"stolen"}`,
 }
 
 // text is a piece of text from a small grammar: what parsers stumble over, between letters and digits.

@@ -27,6 +27,9 @@ func (s *server) routes() {
 	add(s, on(get, "/v1/sites/{name}", "get-site", "One site").missable().has(), see(theSite), s.getSite)
 	add(s, on(put, "/v1/sites/{name}", "set-site", "Make or change a site").missable().has(), operate(theSite), s.setSite)
 	add(s, on(get, "/v1/gateways", "list-gateways", "List gateways in order of site and name"), see(whatISee), s.listGateways)
+	add(s, on(get, "/v1/gateways/{site}/{name}", "get-gateway", "One gateway").missable().has(), see(theGateway), s.getGateway)
+	add(s, on(post, "/v1/gateways/{site}/{name}/revoke", "revoke-gateway", "End a gateway for good").says(revokeText).missable().has(),
+		administer(theGateway), s.revokeGateway)
 
 	add(s, on(get, "/v1/operators", "list-operators", "List operators in order of id"), administer(theFleet), s.listOperators)
 	add(s, on(post, "/v1/operators", "create-operator", "Give somebody a token for this API").makes(), administer(theFleet), s.createOperator)

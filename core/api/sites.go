@@ -43,6 +43,9 @@ func (s *server) takeCensus(v registry.View, site string) *census {
 	}
 	now := time.Now()
 	v.Gateways(func(g *registry.Gateway) bool {
+		if g.RevokedMS != 0 {
+			return true
+		}
 		t.gateways[g.Site]++
 		u := s.Tracker.Uplink(g.ID(), now)
 		if u.Connected {
@@ -136,25 +139,4 @@ func (s *server) setSite(ctx context.Context, c *call, in *setSiteInput) (*reply
 		return nil, err
 	}
 	return s.siteReply(c, s.Registry.View(), r), nil
-}
-
-type listGatewaysInput struct {
-	Reading
-	Paging
-}
-
-func (s *server) listGateways(ctx context.Context, c *call, in *listGatewaysInput) (*reply[v1.List[v1.Gateway]], error) {
-	v := c.view
-	t := s.takeCensus(v, "")
-	now := time.Now()
-	show := func(g *registry.Gateway) v1.Gateway {
-		u := s.Tracker.Uplink(g.ID(), now)
-		return v1.Gateway{
-			Site: g.Site, Name: g.Name, Listen: g.Listen, Connected: u.Connected, LastHeardAt: stamp(u.Heard),
-			Uplink: s.uplink(&u), Backlog: backlog(u.Backlog), LastSyncAt: stamp(u.Synced), Devices: t.through[g.ID()], EnrolledAt: at(g.EnrolledMS), Keys: keys(g.Keys),
-		}
-	}
-	return listing[registry.Gateway, v1.Gateway]{
-		visit: v.Gateways, keep: func(g *registry.Gateway) bool { return c.sees(g.Site) }, name: (*registry.Gateway).ID, show: show,
-	}.page(ctx, in.Paging, listOf("gateways"))
 }

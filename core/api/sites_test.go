@@ -18,8 +18,7 @@ func TestSitesCountTheirDevices(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	sites, gateways := []string{"plant-7", "plant-8", "plant-9"}, []string{"plant-7/gw-a", "plant-7/gw-b", "plant-8/gw-a"}
 	for _, g := range gateways {
-		site, name := g[:len("plant-7")], g[len("plant-7/"):]
-		c.commit(&command.Enroll{Token: c.token(seal.KindGateway, site), Kind: seal.KindGateway, Name: name, SPKI: []byte(g)})
+		c.gateway(g[:len("plant-7")], g[len("plant-7/"):])
 	}
 	tokens := []seal.TokenID{c.token(seal.KindDevice, sites[0]), c.token(seal.KindDevice, sites[1])} // none of the third
 	c.commit(&command.SetSite{By: byAdmin, Site: sites[2]})

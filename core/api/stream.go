@@ -38,7 +38,8 @@ func eventTypes() []string {
 	return []string{
 		registry.EventDeviceEnrolled, registry.EventDeviceRegistered, registry.EventDeviceOnline, registry.EventDeviceOffline,
 		registry.EventDeviceTagged, registry.EventDeviceChanged, registry.EventDeviceQuarantined, registry.EventDeviceReleased,
-		registry.EventStatementConflict, registry.EventGatewayEnrolled, registry.EventSiteChanged, registry.EventSiteUnreachable,
+		registry.EventStatementConflict, registry.EventStatementsLost, registry.EventGatewayEnrolled, registry.EventGatewayRevoked,
+		registry.EventGatewayDoubted, registry.EventSiteChanged, registry.EventSiteUnreachable,
 		registry.EventSiteReachable, registry.EventTokenCreated, registry.EventTokenRevoked, registry.EventOperatorCreated,
 		registry.EventOperatorRevoked, registry.EventNodeJoined, registry.EventNodeChanged, registry.EventNodeRemoved, registry.EventNodeRecovered,
 	}

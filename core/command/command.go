@@ -40,6 +40,8 @@ const (
 	KindRecover        Kind = 19
 
 	KindSpans Kind = 20
+
+	KindRevokeGateway Kind = 21
 )
 
 // version is the encoding version of every command of this build. A command of a higher version is not understood.
@@ -122,6 +124,8 @@ func empty(k Kind) Command {
 		return new(Recover)
 	case KindSpans:
 		return new(Spans)
+	case KindRevokeGateway:
+		return new(RevokeGateway)
 	}
 	return nil
 }
@@ -359,6 +363,13 @@ type RevokeOperator struct {
 	ID string `cbor:"2,keyasint"`
 }
 
+// RevokeGateway ends a gateway: none of its keys counts from this entry of the log on.
+type RevokeGateway struct {
+	By      Actor  `cbor:"1,keyasint"`
+	Gateway string `cbor:"2,keyasint"`           // site/name
+	Reason  string `cbor:"3,keyasint,omitempty"` // for people
+}
+
 // OperatorsUsed notes when operators were last heard. A node sends it at most once a minute.
 type OperatorsUsed struct {
 	Items []OperatorUse `cbor:"1,keyasint"`
@@ -436,6 +447,9 @@ func (c *CreateOperator) Actor() *Actor { return &c.By }
 func (c *RevokeOperator) Actor() *Actor { return &c.By }
 
 // Actor implements Operated.
+func (c *RevokeGateway) Actor() *Actor { return &c.By }
+
+// Actor implements Operated.
 func (c *RemoveNode) Actor() *Actor { return &c.By }
 
 func (*Init) kind() Kind        { return KindInit }
@@ -459,3 +473,4 @@ func (*SetNode) kind() Kind        { return KindSetNode }
 func (*RemoveNode) kind() Kind     { return KindRemoveNode }
 func (*Recover) kind() Kind        { return KindRecover }
 func (*Spans) kind() Kind          { return KindSpans }
+func (*RevokeGateway) kind() Kind  { return KindRevokeGateway }

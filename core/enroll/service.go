@@ -161,7 +161,7 @@ func checkNode(r Request) error {
 }
 
 // admit issues a certificate and commits it with the use of the token.
-func (s *Service) admit(ctx context.Context, v registry.View, r Request, t *registry.Token, pub ident.PublicKey) (*wire.Enrolled, error) {
+func (s *Service) admit(ctx context.Context, v registry.View, r Request, t *registry.Token, pub ident.PublicKey) (_ *wire.Enrolled, err error) {
 	id := ident.Gateway(s.keys.Fleet(), t.Site, r.Name)
 	switch t.Kind {
 	case seal.KindGateway:
@@ -175,6 +175,11 @@ func (s *Service) admit(ctx context.Context, v registry.View, r Request, t *regi
 		id = ident.Device(s.keys.Fleet(), d)
 	}
 	now := s.wall()
+	if t.Kind == seal.KindGateway {
+		if now, err = s.afterLists(ctx, t.Site); err != nil {
+			return nil, err
+		}
+	}
 	chain, err := s.keys.Chain(ident.Leaf{ID: id, Public: pub.Key, Now: now})
 	if err != nil {
 		return nil, err
@@ -204,6 +209,24 @@ func (s *Service) admit(ctx context.Context, v registry.View, r Request, t *regi
 		return nil, fmt.Errorf("enroll: result %T", res)
 	}
 	return s.answer(e, pub)
+}
+
+// afterLists is the time at which to issue a gateway's first certificate: now, and later than any list of its site. An agent takes
+// a gateway that its list lacks only if the certificate is newer than the list. A certificate's times are of whole seconds.
+func (s *Service) afterLists(ctx context.Context, site string) (time.Time, error) {
+	if err := s.reg.Barrier(ctx); err != nil {
+		return time.Time{}, err
+	}
+	now := s.wall()
+	if rec, ok := s.reg.View().Site(site); ok {
+		if list := time.UnixMilli(rec.List.LoggedMS); !now.After(list) {
+			now = list.Add(time.Millisecond)
+		}
+	}
+	if whole := now.Truncate(time.Second); whole.Before(now) {
+		now = whole.Add(time.Second)
+	}
+	return now, nil
 }
 
 // answer is what whoever enrolls gets for its key.
@@ -263,7 +286,7 @@ func Uplinks(v registry.View) []string {
 func SiteGateways(v registry.View, site string) []string {
 	var out []string
 	v.Gateways(func(g *registry.Gateway) bool {
-		if g.Site == site && g.Listen != "" && len(out) < maxGateways {
+		if g.Site == site && g.RevokedMS == 0 && g.Listen != "" && len(out) < maxGateways {
 			out = append(out, g.Listen)
 		}
 		return true

@@ -21,6 +21,7 @@ var (
 	ErrRetry       = errors.New("the registry changed meanwhile: try again")
 	ErrExists      = errors.New("exists already")
 	ErrInvalid     = errors.New("invalid")
+	ErrRevoked     = errors.New("the gateway is revoked")
 )
 
 // Effects are what applying one log entry brought about.

@@ -109,6 +109,7 @@ const (
 	EventStatementsLost    = "statements.lost"
 	EventGatewayDoubted    = "gateway.doubted"
 	EventGatewayEnrolled   = "gateway.enrolled"
+	EventGatewayRevoked    = "gateway.revoked"
 	EventSiteChanged       = "site.changed"
 	EventSiteUnreachable   = "site.unreachable"
 	EventSiteReachable     = "site.reachable"

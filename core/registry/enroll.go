@@ -154,7 +154,11 @@ func (a *applier) enrollGateway(t *Token, c *command.Enroll, key ident.KeyID) (*
 	if ok {
 		*g = *old
 	}
-	g.Listen = c.Listen
+	if _, retired := keyIn(g.Keys, key, KeyRetired); retired {
+		return nil, ErrRefused // what was revoked comes back under a new key, or not at all
+	}
+	g.Listen, g.Revision = c.Listen, a.revision()
+	g.RevokedMS, g.RevokedBy, g.Reason = 0, "", ""
 	keys := make([]Key, 0, len(g.Keys)+1)
 	for _, k := range g.Keys {
 		if k.ID == key {

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"slices"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
@@ -40,7 +41,28 @@ func (a *applier) putGateway(old, g *Gateway) {
 	}
 	s := *a.ensureSite(g.Site)
 	s.List = a.fact()
+	if old != nil {
+		s.List.LoggedMS = max(s.List.LoggedMS, newestIssued(old.Keys, g.Keys, a.ms))
+	}
 	a.view.sites.put(&s)
+}
+
+// maxIssuedAhead is how far ahead of log time a certificate may have been issued for its key's end to be moved behind it.
+const maxIssuedAhead = 10 * time.Minute
+
+// newestIssued is when, in Unix ms, the newest certificate was issued of those keys that are no longer active; 0: there is none.
+// An agent refuses a gateway that a list lacks only if its certificate is not newer than the list, and the clock of the node
+// that issued it may have been ahead of the log.
+func newestIssued(old, keys []Key, now int64) (ms int64) {
+	for _, k := range old {
+		if _, active := keyIn(keys, k.ID, KeyActive); active || k.State != KeyActive {
+			continue
+		}
+		if issued := k.NotAfterMS - ident.LeafLifetime.Milliseconds(); issued-now < maxIssuedAhead.Milliseconds() {
+			ms = max(ms, issued)
+		}
+	}
+	return ms
 }
 
 // ActiveKeys lists the ids of those keys that are active, in their order.

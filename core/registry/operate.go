@@ -30,6 +30,7 @@ type deed struct {
 	do      func() any
 	device  ident.DeviceID // whose revision counts, if any
 	siteRev string         // as device, for a site
+	gwRev   string         // as device, for a gateway
 }
 
 // operate applies an operator's command: it asks for the permission as of this entry, lets a repeated request have the
@@ -95,6 +96,15 @@ func (a *applier) deed(c command.Operated) (deed, error) {
 			map[string]string{"heartbeat_interval_ms": u64(uint64(c.IntervalMS))})
 	case *command.Release:
 		return a.deviceDeed("device.release", c.Device, func() any { return a.release(c) }, nil)
+	case *command.RevokeGateway:
+		g, ok := a.view.gateways.get(c.Gateway)
+		if !ok {
+			return deed{}, fmt.Errorf("gateway %s: %w", c.Gateway, ErrNotFound)
+		}
+		return deed{
+			action: ActAdminister, scope: ScopeSite(g.Site), name: "gateway.revoke", target: c.Gateway, site: g.Site, gwRev: c.Gateway,
+			do: func() any { return a.revokeGateway(c) }, detail: a.revokeDetail(c, g),
+		}, nil
 	case *command.CreateOperator:
 		return deed{
 			action: ActAdminister, scope: ScopeFleet(), name: "operator.create", target: c.Operator.ID, do: func() any { return a.createOperator(c) },
@@ -167,6 +177,10 @@ func (a *applier) unchanged(by *command.Actor, d *deed) error {
 		}
 	case d.siteRev != "":
 		if r, ok := a.view.sites.get(d.siteRev); ok {
+			now = r.Revision
+		}
+	case d.gwRev != "":
+		if r, ok := a.view.gateways.get(d.gwRev); ok {
 			now = r.Revision
 		}
 	}
@@ -255,6 +269,8 @@ func resultKind(res any) byte {
 		return snapDevice
 	case *Site:
 		return snapSite
+	case *Gateway:
+		return snapGateway
 	case *Token:
 		return snapToken
 	case *Operator:
@@ -274,6 +290,8 @@ func (a *applier) again(r *Repeat, once *command.Once) any {
 		res = new(Device)
 	case snapSite:
 		res = new(Site)
+	case snapGateway:
+		res = new(Gateway)
 	case snapToken:
 		res = new(Token)
 	case snapOperator:

@@ -144,8 +144,13 @@ func (d *Device) tags(own map[string]string) map[string]string {
 
 // ActiveKey finds an active key of the record.
 func (d *Device) ActiveKey(id ident.KeyID) (Key, bool) {
-	for _, k := range d.Keys {
-		if k.ID == id && k.State == KeyActive {
+	return keyIn(d.Keys, id, KeyActive)
+}
+
+// keyIn finds a key that is in the given state.
+func keyIn(keys []Key, id ident.KeyID, state KeyState) (Key, bool) {
+	for _, k := range keys {
+		if k.ID == id && k.State == state {
 			return k, true
 		}
 	}
@@ -203,6 +208,10 @@ type Gateway struct {
 	Listen     string `cbor:"3,keyasint"`
 	Keys       []Key  `cbor:"4,keyasint"`
 	EnrolledMS int64  `cbor:"5,keyasint"`
+	RevokedMS  int64  `cbor:"6,keyasint,omitempty"` // log time; 0: it may serve its site
+	RevokedBy  string `cbor:"7,keyasint,omitempty"` // id of an operator
+	Reason     string `cbor:"8,keyasint,omitempty"` // why it was revoked, as the operator said
+	Revision   uint64 `cbor:"9,keyasint,omitempty"` // number of the audit record of the newest change by the core or an operator
 }
 
 // ID is the gateway's name within the fleet: site/name.
@@ -210,7 +219,7 @@ func (g *Gateway) ID() string { return g.Site + "/" + g.Name }
 
 // ActiveKey finds an active key of the record.
 func (g *Gateway) ActiveKey(id ident.KeyID) (Key, bool) {
-	return (&Device{Keys: g.Keys}).ActiveKey(id)
+	return keyIn(g.Keys, id, KeyActive)
 }
 
 // A Token is an enrollment token, without its secret.

@@ -23,8 +23,11 @@ type StatementResult struct {
 	Refuse  *wire.Error // nil: committed, now or before
 }
 
-// statements commits verified statements. Result: []StatementResult, one per item.
+// statements commits verified statements. Result: []StatementResult, one per item; ErrRevoked: nothing of it was taken.
 func (a *applier) statements(c *command.Statements) any {
+	if slices.ContainsFunc(c.Items, func(it command.Statement) bool { return a.revoked(it.Gateway) }) {
+		return ErrRevoked
+	}
 	out := make([]StatementResult, len(c.Items))
 	for i := range c.Items {
 		out[i] = a.statement(&c.Items[i])
@@ -199,7 +202,11 @@ type Transition struct {
 // presence commits transitions. Result: []Transition, one per item.
 func (a *applier) presence(c *command.Presence) any {
 	out := make([]Transition, len(c.Items))
+	revoked := a.revoked(c.Gateway)
 	for i := range c.Items {
+		if it := &c.Items[i]; revoked && (it.Online || it.Counted) {
+			continue // the gateway's word; what nobody counted is the leader's, about devices that were there
+		}
 		out[i] = a.transition(c.Gateway, &c.Items[i])
 	}
 	return out

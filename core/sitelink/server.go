@@ -210,8 +210,8 @@ func (s *Server) admit(ctx context.Context, ses *link.Session) (*uplink, error) 
 	if rec, ok = v.Gateway(gw); !ok {
 		return nil, wire.Refuse(wire.CodeUnknownKey, "no gateway %s", gw)
 	}
-	if _, ok := rec.ActiveKey(peer.Key); !ok {
-		return nil, wire.Refuse(wire.CodeRetired, "the key of gateway %s is no longer active", gw)
+	if refusal := retired(rec, peer.Key); refusal != nil {
+		return nil, s.farewell(ses, v, gw, refusal)
 	}
 	t, body, err := ses.RecvWithin(openingTime)
 	if err != nil {

@@ -47,6 +47,9 @@ func (u *uplink) tell(ctx context.Context) error {
 // tellAll tells the entries that are newer than what the gateway holds, and at the end up to where it now holds all.
 func (u *uplink) tellAll() error {
 	v := u.Registry.View()
+	if err := u.admittedStill(v); err != nil { // the change was before the subscription, or among what was missed
+		return err
+	}
 	m, err := u.site(v)
 	if err != nil {
 		return err
@@ -85,12 +88,9 @@ func (u *uplink) tellAll() error {
 	return u.ses.Send(wire.TypeSite, m)
 }
 
-// site is what the gateway is told of the site as a whole. One whose key is no longer active is told nothing, and its session
-// ends: the site's key may have been changed to shut it out.
+// site is what the gateway is told of the site as a whole. The caller has looked that its key has not ended: the site's key may have
+// been changed to shut it out.
 func (u *uplink) site(v registry.View) (wire.Site, error) {
-	if err := u.admitted(v); err != nil {
-		return wire.Site{}, err
-	}
 	list, err := facts.List(v, u.peer.ID.Site, u.Authority)
 	m := wire.Site{
 		Version: v.Index(), IntervalMS: wire.Millis(v.SiteInterval(u.peer.ID.Site)), List: list, Cores: enroll.Uplinks(v), LeastMS: u.pacer.leastMS(),
@@ -100,18 +100,6 @@ func (u *uplink) site(v registry.View) (wire.Site, error) {
 		m.SiteKey = &key
 	}
 	return m, err
-}
-
-// admitted closes the session of a gateway whose key is no longer active.
-func (u *uplink) admitted(v registry.View) error {
-	if rec, ok := v.Gateway(u.gw); ok {
-		if _, active := rec.ActiveKey(u.peer.Key); active {
-			return nil
-		}
-	}
-	refusal := wire.Refuse(wire.CodeRetired, "the key of gateway %s is no longer active", u.gw)
-	u.ses.CloseWith(refusal)
-	return refusal
 }
 
 // tellEntries tells the entries of a few devices.
@@ -132,8 +120,8 @@ func (u *uplink) tellEntries(v registry.View, devices ...*registry.Device) error
 func (u *uplink) tellChange(e *registry.Event) error {
 	v := u.Registry.View()
 	switch e.Type {
-	case registry.EventSiteChanged, registry.EventGatewayEnrolled:
-		if err := u.admitted(v); err != nil {
+	case registry.EventSiteChanged, registry.EventGatewayEnrolled, registry.EventGatewayRevoked:
+		if err := u.admittedStill(v); err != nil {
 			return err
 		}
 		if e.Site == u.peer.ID.Site {

@@ -3,6 +3,7 @@ package sitelink
 import (
 	"bytes"
 	"errors"
+	"log/slog"
 	"reflect"
 	"testing"
 
@@ -141,11 +142,10 @@ func TestNoSiteKeyForWhoIsShutOut(t *testing.T) {
 		recv[wire.UplinkWelcome](g, wire.TypeUplinkWelcome)
 		recv[wire.Site](g, wire.TypeSite)
 		peer := ident.Peer{ID: g.id, Key: ident.KeyID{1}} // not the key that is active
-		u := &uplink{Server: New(Config{Authority: c.keys.Authority(), SiteKey: c.keys.SiteKey}), ses: g.Session, peer: peer, gw: "plant-7/gw-a"}
-		m, err := u.site(c.View())
+		u := &uplink{Server: New(Config{Authority: c.keys.Authority(), SiteKey: c.keys.SiteKey, Registry: c, Log: slog.New(slog.DiscardHandler)}), ses: g.Session, peer: peer, gw: "plant-7/gw-a"}
 		var refusal *wire.Error
-		if !errors.As(err, &refusal) || refusal.Code != wire.CodeRetired || m.SiteKey != nil {
-			t.Errorf("told %+v, %v", m, err)
+		if err := u.tellAll(); !errors.As(err, &refusal) || refusal.Code != wire.CodeUnknownKey {
+			t.Errorf("told everything: %v", err)
 		}
 	})
 }

@@ -23,6 +23,8 @@ type Program struct {
 	Long     string // what it is and how it is configured
 	Commands []Command
 	IsConfig func(error) bool // recognises mistakes of configuration besides ConfigError
+	// IsRetired recognises that the program has ended for good; nil: it never does.
+	IsRetired func(error) bool
 }
 
 // A Command is one thing that a program does.
@@ -68,6 +70,9 @@ func (p *Program) Execute(ctx context.Context, args []string, lookup func(string
 	var c *ConfigError
 	if errors.As(err, &c) || p.IsConfig != nil && p.IsConfig(err) {
 		return ExitConfig
+	}
+	if p.IsRetired != nil && p.IsRetired(err) {
+		return ExitRetired
 	}
 	return ExitFailure
 }

@@ -19,6 +19,7 @@ const (
 	ExitOK      = 0
 	ExitFailure = 1
 	ExitConfig  = 2
+	ExitRetired = 77 // it has ended for good: the service manager must not start it again
 )
 
 // A ConfigError is a mistake in what the operator wrote: the program ends with ExitConfig.

@@ -148,6 +148,12 @@ func (l *Link) hello(s *session) error {
 		return err
 	}
 	t, body, err := s.RecvWithin(attemptTime)
+	if err == nil && t == wire.TypeSite { // why a refusal is to be believed
+		if err := l.shown(body); err != nil {
+			return err
+		}
+		t, body, err = s.RecvWithin(attemptTime)
+	}
 	if err != nil {
 		return err
 	}
@@ -168,6 +174,18 @@ func (l *Link) hello(s *session) error {
 	default:
 		return fmt.Errorf("want a welcome, got %v: %w", t, wire.ErrMalformed)
 	}
+}
+
+// shown takes the list of gateways that comes before a refusal.
+func (l *Link) shown(body []byte) error {
+	var m wire.Site
+	if err := wire.Unmarshal(body, &m); err != nil {
+		return err
+	}
+	if _, site := l.Mirror.Apply(&wire.Site{List: m.List}); site && l.Changed != nil {
+		l.Changed(nil, true)
+	}
+	return nil
 }
 
 func (l *Link) attach(s *session) {
@@ -264,6 +282,9 @@ func (l *Link) answered(s *session, t wire.Type, body []byte) error {
 		e := new(wire.Error)
 		if err := wire.Unmarshal(body, e); err != nil {
 			return err
+		}
+		if e.ID == 0 && e.Ref == 0 {
+			return e // it is about the session
 		}
 		n.ID, refusal = e.ID, e
 	} else if err := wire.Unmarshal(body, &n); err != nil {

@@ -78,9 +78,9 @@ type record struct {
 
 // A list is the list of the site's gateways.
 type list struct {
-	stamp    seal.Stamp
-	sealed   []byte // nil: none
-	gateways []seal.ListedGateway
+	*seal.GatewayList // nil: none
+	stamp             seal.Stamp
+	sealed            []byte // nil: none
 }
 
 // ErrConflict says that the authority signed two different things under one number, which an honest core does not.
@@ -206,7 +206,7 @@ func (m *Mirror) gateways(b []byte) (fresh bool, err error) {
 	case c == 0:
 		return false, fmt.Errorf("list of site %s, number %d: %w", l.Site, l.Number, ErrConflict)
 	}
-	m.list = list{l.Stamp(), bytes.Clone(b), l.Gateways}
+	m.list = list{l, l.Stamp(), bytes.Clone(b)}
 	m.write(frame{kindList, m.list.sealed})
 	return true, nil
 }
@@ -257,7 +257,17 @@ func (m *Mirror) List() ([]byte, seal.Stamp) {
 func (m *Mirror) Gateways() []seal.ListedGateway {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.list.gateways
+	if m.list.GatewayList == nil {
+		return nil
+	}
+	return m.list.GatewayList.Gateways
+}
+
+// Drops tells whether the authority's list says that a gateway of the site has ended. issued is when its certificate was.
+func (m *Mirror) Drops(name string, key ident.KeyID, issued time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.list.GatewayList != nil && m.list.GatewayList.Drops(name, key, issued)
 }
 
 // A Status is how much a mirror holds.

@@ -21,6 +21,9 @@ type Peer struct {
 	Expired bool // at the verifier's time; expiry alone admits and refuses nobody, so the caller decides
 }
 
+// Issued is when the certificate was issued, by the clock of the core node that did, in whole seconds.
+func (p *Peer) Issued() time.Time { return p.Leaf.NotBefore.Add(BackDate) }
+
 // Trust is what a peer's chain must verify to: one fleet's root.
 type Trust struct {
 	Fleet string

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/veraison/go-cose"
@@ -92,6 +93,17 @@ func (l *GatewayList) Stamp() Stamp { return Stamp{l.ClusterEpoch, l.Number} }
 
 // LogTime is the core's log time of the list's newest change.
 func (l *GatewayList) LogTime() time.Time { return time.UnixMilli(l.LogTimeMS).UTC() }
+
+// Drops tells whether the list says that a gateway of its site has ended: it lacks the gateway's key, and the key's certificate was
+// issued before the list was made. A list that is full says nothing of those that it lacks.
+func (l *GatewayList) Drops(name string, key ident.KeyID, issued time.Time) bool {
+	return len(l.Gateways) < MaxListed && !l.Has(name, key) && !issued.After(l.LogTime())
+}
+
+// Has tells whether the list has a gateway with the key.
+func (l *GatewayList) Has(name string, key ident.KeyID) bool {
+	return slices.ContainsFunc(l.Gateways, func(g ListedGateway) bool { return g.Name == name && slices.Contains(g.Keys, key) })
+}
 
 // SealGatewayList signs l with the authority's key: the same list always has the same bytes.
 func SealGatewayList(l *GatewayList, key crypto.Signer) ([]byte, error) {

@@ -186,6 +186,7 @@ type Gateway struct {
 	Site        string     `json:"site"`
 	Name        string     `json:"name"`
 	Listen      string     `json:"listen"`
+	State       string     `json:"state" enum:"active,revoked" doc:"revoked: none of its keys counts, and the name may be enrolled anew"`
 	Connected   bool       `json:"connected" doc:"heard within three report periods"`
 	LastHeardAt *time.Time `json:"last_heard_at"`
 	Uplink      *Uplink    `json:"uplink" doc:"null: not connected"`
@@ -193,7 +194,15 @@ type Gateway struct {
 	LastSyncAt  *time.Time `json:"last_sync_at" doc:"when it told last that nothing waits there; null: not known"`
 	Devices     int        `json:"devices" doc:"online through it"`
 	EnrolledAt  time.Time  `json:"enrolled_at"`
+	RevokedAt   *time.Time `json:"revoked_at" doc:"null: it is not"`
+	RevokedBy   string     `json:"revoked_by,omitempty" doc:"id of an operator"`
+	Reason      string     `json:"reason,omitempty" doc:"why it was revoked, as the operator said"`
 	Keys        []Key      `json:"keys" nullable:"false"`
+}
+
+// RevokeGateway ends a gateway.
+type RevokeGateway struct {
+	Reason string `json:"reason,omitempty" maxLength:"256" doc:"printable; kept with the record and on the audit trail"`
 }
 
 // Uplink is a gateway's session with a core node.

@@ -111,6 +111,8 @@ func (f *fakeCore) mux() *http.ServeMux {
 	m.HandleFunc("GET /v1/sites/{id}", func(w http.ResponseWriter, r *http.Request) { one(w, r, f.sites, siteName) })
 	m.HandleFunc("PUT /v1/sites/{id}", f.setSite)
 	m.HandleFunc("GET /v1/gateways", func(w http.ResponseWriter, r *http.Request) { page(w, r, f.gateways) })
+	m.HandleFunc("GET /v1/gateways/{site}/{name}", f.gateway)
+	m.HandleFunc("POST /v1/gateways/{site}/{name}/revoke", f.revokeGateway)
 	m.HandleFunc("GET /v1/tokens", func(w http.ResponseWriter, r *http.Request) { page(w, r, f.tokens) })
 	m.HandleFunc("GET /v1/tokens/{id}", func(w http.ResponseWriter, r *http.Request) { one(w, r, f.tokens, tokenName) })
 	m.HandleFunc("DELETE /v1/tokens/{id}", func(w http.ResponseWriter, r *http.Request) { one(w, r, f.tokens, tokenName) })
@@ -191,6 +193,33 @@ func (f *fakeCore) setSite(w http.ResponseWriter, r *http.Request) {
 		s.HeartbeatIntervalS = seconds(in.HeartbeatInterval)
 	}
 	answer(w, 200, s)
+}
+
+func (f *fakeCore) gateway(w http.ResponseWriter, r *http.Request) {
+	id := r.PathValue("site") + "/" + r.PathValue("name")
+	i := slices.IndexFunc(f.gateways, func(g v1.Gateway) bool { return gatewayName(g) == id })
+	if i < 0 {
+		refuse(w, http.StatusNotFound, "gateway "+id+": not found")
+		return
+	}
+	w.Header().Set("ETag", `"r7"`)
+	answer(w, 200, f.gateways[i])
+}
+
+func (f *fakeCore) revokeGateway(w http.ResponseWriter, r *http.Request) {
+	var in v1.RevokeGateway
+	read(r, &in)
+	for i := range f.gateways {
+		if g := &f.gateways[i]; g.Site == r.PathValue("site") && g.Name == r.PathValue("name") {
+			g.State, g.Uplink, g.Connected, g.RevokedAt, g.RevokedBy, g.Reason = gatewayRevoked, nil, false, before(0), "op-1", in.Reason
+		}
+	}
+	for i := range f.sites {
+		if s := &f.sites[i]; s.Name == r.PathValue("site") {
+			s.Gateways--
+		}
+	}
+	f.gateway(w, r)
 }
 
 func (f *fakeCore) createToken(w http.ResponseWriter, r *http.Request) {

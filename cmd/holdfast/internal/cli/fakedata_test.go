@@ -49,15 +49,15 @@ func newFleet() *fakeCore {
 		},
 		gateways: []v1.Gateway{
 			{
-				Site: "plant-7", Name: "gw-a", Listen: "10.7.0.2:7443", Connected: true, LastHeardAt: before(time.Second), Devices: 1, EnrolledAt: *before(72 * time.Hour), Keys: keys,
+				Site: "plant-7", Name: "gw-a", Listen: "10.7.0.2:7443", State: "active", Connected: true, LastHeardAt: before(time.Second), Devices: 1, EnrolledAt: *before(72 * time.Hour), Keys: keys,
 				Uplink:  &v1.Uplink{Node: "core-1", Carrier: "quic", Since: *before(2 * time.Hour)},
 				Backlog: &v1.Backlog{ToldAt: *before(3 * time.Second), Statements: 12, Bytes: 1 << 20, OldestAt: before(40 * time.Second)}, LastSyncAt: before(43 * time.Second),
 			},
 			{
-				Site: "plant-7", Name: "gw-b", Listen: "10.7.0.3:7443", LastHeardAt: before(time.Hour), EnrolledAt: *before(72 * time.Hour), Keys: keys,
+				Site: "plant-7", Name: "gw-b", Listen: "10.7.0.3:7443", State: "active", LastHeardAt: before(time.Hour), EnrolledAt: *before(72 * time.Hour), Keys: keys,
 				Backlog: &v1.Backlog{ToldAt: *before(time.Hour), Statements: 4000, Bytes: 32 << 20, OldestAt: before(30 * time.Hour), Holding: true, Refused: 1, Lost: 2},
 			},
-			{Site: "plant-8", Name: "gw-a", Listen: "10.8.0.2:7443", EnrolledAt: *before(time.Hour), Keys: []v1.Key{}},
+			{Site: "plant-8", Name: "gw-a", Listen: "10.8.0.2:7443", State: "active", EnrolledAt: *before(time.Hour), Keys: []v1.Key{}},
 		},
 		tokens: []v1.Token{
 			{ID: "aa11", Kind: "device", Site: "plant-7", Tags: map[string]string{"line": "3"}, Uses: 10, Used: 4, CreatedAt: *before(time.Hour), CreatedBy: "admin", ExpiresAt: *before(-time.Hour), State: "open", Comment: "line 3"},

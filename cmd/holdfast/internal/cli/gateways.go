@@ -2,8 +2,10 @@ package cli
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,8 +16,8 @@ import (
 )
 
 func gatewaysCommand(a *app) *cobra.Command {
-	c := &cobra.Command{Use: "gateways", Aliases: []string{"gateway"}, Short: "list and look at gateways"}
-	c.AddCommand(gatewaysList(a), gatewaysGet(a))
+	c := &cobra.Command{Use: "gateways", Aliases: []string{"gateway"}, Short: "list, look at and revoke gateways"}
+	c.AddCommand(gatewaysList(a), gatewaysGet(a), gatewaysRevoke(a))
 	return c
 }
 
@@ -50,6 +52,8 @@ func gatewayGrid(gateways []v1.Gateway, now time.Time) *output.Grid {
 			if g.Uplink.Relay != "" {
 				connected += " via " + g.Uplink.Relay
 			}
+		} else if g.State == gatewayRevoked {
+			connected = g.State
 		}
 		waits, oldest := "", ""
 		if b := g.Backlog; b != nil {
@@ -89,18 +93,18 @@ func synced(now time.Time, at *time.Time) string {
 func gatewaysGet(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use: "get SITE/NAME", Short: "show a gateway", Args: takes("SITE/NAME"), Example: "  holdfast gateways get plant-7/gw-a",
-		ValidArgsFunction: firstArg(fromCore(a, client.Path("v1", "gateways"), func(g v1.Gateway) (string, string) { return gatewayName(g), g.Listen })),
+		ValidArgsFunction: firstArg(gatewayNames(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), func(c *client.Client) error {
-				gateways, err := fetch[v1.Gateway](cmd.Context(), a, c, client.Query{Path: client.Path("v1", "gateways")})
+				path, err := gatewayPath(args[0])
 				if err != nil {
 					return err
 				}
-				i := slices.IndexFunc(gateways, func(g v1.Gateway) bool { return gatewayName(g) == args[0] })
-				if i < 0 {
-					return fmt.Errorf("gateway %q: %w", args[0], client.ErrNotFound)
+				g, tag, err := client.GetTagged[v1.Gateway](cmd.Context(), c, path, nil)
+				if err != nil {
+					return err
 				}
-				return a.print(gateways[i], gatewaySheet(&gateways[i], c.Now()).Write)
+				return a.print(g, gatewaySheet(&g, ofTag(tag), c.Now()).Write)
 			})
 		},
 	}
@@ -108,9 +112,73 @@ func gatewaysGet(a *app) *cobra.Command {
 
 func gatewayName(g v1.Gateway) string { return g.Site + "/" + g.Name }
 
-func gatewaySheet(g *v1.Gateway, now time.Time) *output.Sheet {
+// gatewayRevoked is the state of a gateway that has ended.
+const gatewayRevoked = "revoked"
+
+func gatewayNames(a *app) completer {
+	return fromCore(a, client.Path("v1", "gateways"), func(g v1.Gateway) (string, string) { return gatewayName(g), g.Listen })
+}
+
+// gatewayPath is the path of the gateway that SITE/NAME names.
+func gatewayPath(arg string, more ...string) (string, error) {
+	site, name, ok := strings.Cut(arg, "/")
+	if !ok || site == "" || name == "" {
+		return "", usage("gateway %q: want SITE/NAME, such as plant-7/gw-a", arg)
+	}
+	return client.Path(append([]string{"v1", "gateways", site, name}, more...)...), nil
+}
+
+func gatewaysRevoke(a *app) *cobra.Command {
+	var reason string
+	var expected revision
+	c := &cobra.Command{
+		Use: "revoke SITE/NAME [--reason TEXT]", Short: "end a gateway for good",
+		Long: `Revoke ends a gateway, be it up, lost or stolen. At once: the core cuts its session and takes nothing from it any more; the
+tokens that enrolled it end; the site's new list of gateways, without it, goes to the others, and agents that know that list
+leave it or refuse it. The gateway itself stops for good when it hears of it (exit code 77) and deletes nothing.
+
+What it had taken from devices and not yet passed on comes again from these devices, through another gateway. Only what a device
+that never comes back had stated there is lost with its disk.
+
+The record stays, as revoked. To bring the machine back, or another one under the name, make a token of kind gateway and enroll it
+into an empty data directory.`,
+		Example: "  holdfast gateways revoke plant-7/gw-a --reason stolen",
+		Args:    takes("SITE/NAME"), ValidArgsFunction: firstArg(gatewayNames(a)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := gatewayPath(args[0], "revoke")
+			if err != nil {
+				return err
+			}
+			return a.with(cmd.Context(), func(c *client.Client) error {
+				g, err := client.SendIf[v1.Gateway](cmd.Context(), c, expected.etag(), http.MethodPost, path, v1.RevokeGateway{Reason: reason})
+				if err != nil {
+					return err
+				}
+				s, err := client.Get[v1.Site](cmd.Context(), c, client.Path("v1", "sites", g.Site), nil)
+				if err != nil {
+					return fmt.Errorf("gateway %s is revoked, but reading its site failed: %w", gatewayName(g), err)
+				}
+				left := "its agents go to the other gateways of the site: " + strconv.Itoa(s.Gateways)
+				if s.Gateways == 0 {
+					left = "site " + s.Name + " has no gateway left: its devices wait for one"
+				}
+				return a.did(g, "gateway %s: revoked; the core takes nothing from it any more, and %s", gatewayName(g), left)
+			})
+		},
+	}
+	c.Flags().StringVar(&reason, "reason", "", "why, `text` for the record and the audit trail")
+	revisionFlag(c, &expected)
+	return c
+}
+
+func gatewaySheet(g *v1.Gateway, revision string, now time.Time) *output.Sheet {
 	sh := &output.Sheet{}
 	sh.Fact("Gateway", gatewayName(*g))
+	sh.Fact("State", g.State)
+	if g.RevokedAt != nil {
+		sh.Sub("Revoked", output.Both(now, g.RevokedAt)+" by "+g.RevokedBy)
+		sh.Sub("Reason", g.Reason)
+	}
 	sh.Fact("Listens at", g.Listen)
 	sh.Fact("Devices online", strconv.Itoa(g.Devices))
 	if u := g.Uplink; u != nil {
@@ -140,6 +208,7 @@ func gatewaySheet(g *v1.Gateway, now time.Time) *output.Sheet {
 	for _, k := range g.Keys {
 		sh.Fact("Key", k.ID+" "+k.State)
 	}
+	sh.Fact("Revision", revision)
 	return sh
 }
 
