@@ -41,23 +41,34 @@ func (a *applier) putGateway(old, g *Gateway) {
 	}
 	s := *a.ensureSite(g.Site)
 	s.List = a.fact()
-	if old != nil {
-		s.List.LoggedMS = max(s.List.LoggedMS, newestIssued(old.Keys, g.Keys, a.ms))
+	if out := ended(old, g); len(out) > 0 {
+		s.KeyGeneration++ // what the site's gateways share is not for whoever has one of these keys
+		s.List.LoggedMS = max(s.List.LoggedMS, newestIssued(out, a.ms))
 	}
 	a.view.sites.put(&s)
+}
+
+// ended are the keys that were active in a record and are no longer.
+func ended(old, g *Gateway) (out []Key) {
+	if old == nil {
+		return nil
+	}
+	for _, k := range old.Keys {
+		if _, active := g.ActiveKey(k.ID); k.State == KeyActive && !active {
+			out = append(out, k)
+		}
+	}
+	return out
 }
 
 // maxIssuedAhead is how far ahead of log time a certificate may have been issued for its key's end to be moved behind it.
 const maxIssuedAhead = 10 * time.Minute
 
-// newestIssued is when, in Unix ms, the newest certificate was issued of those keys that are no longer active; 0: there is none.
-// An agent refuses a gateway that a list lacks only if its certificate is not newer than the list, and the clock of the node
-// that issued it may have been ahead of the log.
-func newestIssued(old, keys []Key, now int64) (ms int64) {
-	for _, k := range old {
-		if _, active := keyIn(keys, k.ID, KeyActive); active || k.State != KeyActive {
-			continue
-		}
+// newestIssued is when, in Unix ms, the newest certificate of the keys was issued; 0: there is none. An agent refuses a gateway
+// that a list lacks only if its certificate is not newer than the list, and the clock of the node that issued it may have been
+// ahead of the log.
+func newestIssued(keys []Key, now int64) (ms int64) {
+	for _, k := range keys {
 		if issued := k.NotAfterMS - ident.LeafLifetime.Milliseconds(); issued-now < maxIssuedAhead.Milliseconds() {
 			ms = max(ms, issued)
 		}

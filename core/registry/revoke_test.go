@@ -43,8 +43,8 @@ func TestRevokeGateway(t *testing.T) {
 		t.Errorf("events %v", kinds)
 	}
 	check.all(t, l.state.View())
-	if s, _ := l.state.View().Site("plant-7"); s.List.LoggedMS != l.now.UnixMilli() {
-		t.Errorf("list %+v", s.List)
+	if s, _ := l.state.View().Site("plant-7"); s.List.LoggedMS != l.now.UnixMilli() || s.KeyGeneration != 1 {
+		t.Errorf("site %+v", s)
 	}
 	if again := l.apply(revoke); again.Results[0].(*Gateway).Revision != g.Revision || len(again.Records) != 0 {
 		t.Errorf("repeated: %+v", again)
