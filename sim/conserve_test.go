@@ -137,6 +137,7 @@ func (c *conserve) stop() {
 			c.t.Errorf("stop: %v", err)
 		}
 	}
+	c.Linger()
 }
 
 // newSite makes one in dir.

@@ -350,6 +350,10 @@ func (g *Gateway) Start(ctx context.Context) (*Process, error) {
 	return g.w.start(ctx, g.Addr.Addr(), sockets, gw.Run), nil
 }
 
+// Linger lets the time pass that the probes of stopped gateways take to give up: the library that they gossip with does not wait for
+// its own, and a bubble must not end before they have.
+func (w *World) Linger() { time.Sleep(10 * time.Second) }
+
 // An Agent is a device's place in the world.
 type Agent struct {
 	w        *World

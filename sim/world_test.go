@@ -73,6 +73,7 @@ func (p *plant) close() {
 			p.t.Errorf("process %d: %v", i, err)
 		}
 	}
+	p.Linger()
 }
 
 func (p *plant) must(err error) {

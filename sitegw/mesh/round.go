@@ -19,7 +19,7 @@ import (
 const (
 	probeEvery   = 2 * time.Second
 	probeTime    = time.Second
-	gossipEvery  = 500 * time.Millisecond // what is new; nothing, mostly
+	gossipEvery  = 250 * time.Millisecond // what is new; nothing, mostly
 	syncEvery    = time.Minute            // a whole exchange of states, with one member
 	streamTime   = 10 * time.Second
 	forgetAfter  = 30 * time.Second // a member that died
@@ -27,7 +27,7 @@ const (
 	speakEvery   = 5 * time.Second  // at most, about anything but the uplink
 	joinEvery    = 10 * time.Second
 	joinAtOnce   = 3
-	leaveTime    = 3 * time.Second
+	leaveTime    = 2 * time.Second
 	minProtocol  = 1
 	ourProtocol  = memberlist.ProtocolVersion2Compatible
 	ourDelegate  = 1
@@ -95,7 +95,7 @@ func (r *round) config(label string, key []byte) *memberlist.Config {
 		DelegateProtocolMin: ourDelegate, DelegateProtocolMax: ourDelegate, DelegateProtocolVersion: ourDelegate,
 		SecretKey: key, GossipVerifyIncoming: true, GossipVerifyOutgoing: true,
 		TCPTimeout: streamTime, IndirectChecks: indirectAsks, RetransmitMult: 3, SuspicionMult: maxMisses, SuspicionMaxTimeoutMult: 3,
-		PushPullInterval: syncEvery, ProbeInterval: probeEvery, ProbeTimeout: probeTime, AwarenessMaxMultiplier: 4,
+		PushPullInterval: syncEvery, ProbeInterval: probeEvery, ProbeTimeout: probeTime, AwarenessMaxMultiplier: 2,
 		GossipInterval: gossipEvery, GossipNodes: 3, GossipToTheDeadTime: forgetAfter, QueueCheckInterval: time.Minute,
 		HandoffQueueDepth: 256, UDPBufferSize: 1400,
 		Delegate: r, Events: &r.members, Alive: r, LogOutput: newLog(r.mesh.Log, r.mesh.noise),
