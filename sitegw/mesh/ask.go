@@ -39,7 +39,7 @@ func (m *Mesh) ask(ctx context.Context) {
 			continue
 		}
 		all := m.siblings()
-		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] }) // whoever claims the most is not asked first for it
+		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] }) //nolint:gosec // spreading load needs no secrecy; whoever claims the most is not asked first for it
 		for _, s := range all {
 			if ctx.Err() != nil || m.Uplink() != None {
 				break
@@ -194,7 +194,7 @@ func (m *Mesh) takePage(p *wire.MirrorPage, after *seal.Stamp, list seal.Stamp) 
 		n++
 	}
 	if n > 0 {
-		m.counts.taken.Add(uint64(n)) //nolint:gosec // G115: at most MaxPage and one
+		m.counts.taken.Add(uint64(n))
 		m.Changed(devices, site)
 	}
 	return err

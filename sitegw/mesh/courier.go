@@ -18,6 +18,7 @@ const (
 	lastTime     = time.Second // for a write that a stop finds under way
 	minRedial    = time.Second
 	maxRedial    = 30 * time.Second
+	healthyAfter = 10 * time.Second // a connection that ends earlier is as good as none
 )
 
 // A courier brings packets to one sibling, over one connection that it dials when there is something to bring. What does not fit
@@ -62,10 +63,15 @@ func (c *courier) run(ctx context.Context) {
 			again = time.Now().Add(b.Next())
 			continue
 		}
-		b.Reset()
+		start := time.Now()
 		c.up.Store(true)
 		c.bring(ctx, conn, first)
 		c.up.Store(false)
+		if time.Since(start) > healthyAfter {
+			b.Reset()
+			continue
+		}
+		again = time.Now().Add(b.Next()) // a sibling without a mesh takes the connection and ends it
 	}
 }
 

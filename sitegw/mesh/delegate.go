@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"bytes"
 	"fmt"
 	"sync"
 
@@ -36,7 +35,7 @@ func (r *round) NotifyAlive(n *memberlist.Node) error {
 	if n.Name != r.mesh.Self.Name && !r.mesh.isListed(n.Name) {
 		return errUnlisted
 	}
-	if !bytes.Equal(n.Addr, ipOf(n.Name)) || n.Port != addrPort {
+	if !n.Addr.Equal(ipOf(n.Name)) || n.Port != addrPort {
 		return fmt.Errorf("gateway %s at the address of another one: %w", n.Name, errSieved)
 	}
 	// A version that the others cannot speak would end every exchange of states.

@@ -205,7 +205,7 @@ func TestAnswersAreBounded(t *testing.T) {
 		b.Mirror.Apply(&wire.Site{Entries: [][]byte{s.entry()}})
 		ask := func(from string) bool {
 			c := s.connect(from, b, wire.PurposeMirror)
-			defer c.Close() //nolint:errcheck // a pipe's end
+			defer c.Close()
 			f, err := wire.AppendFrame(nil, wire.TypeMirrorAsk, wire.MirrorAsk{})
 			s.ok(err)
 			if _, err := c.Write(f); err != nil {

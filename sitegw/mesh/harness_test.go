@@ -50,7 +50,7 @@ type gateway struct {
 	mu      sync.Mutex
 	up      Uplink
 	load    Load
-	ctx     context.Context // while it runs
+	ctx     context.Context //nolint:containedctx // while it runs
 	told    []ident.DeviceID
 	asks    int                                           // it was asked for facts
 	handler func(from string, p wire.Purpose, c net.Conn) // instead of the mesh
@@ -141,7 +141,7 @@ func (s *site) entry(edit ...func(*seal.DeviceEntry)) []byte {
 	return b
 }
 
-func (s *site) public() ed25519.PublicKey { return s.authority.Public().(ed25519.PublicKey) } //nolint:errcheck,forcetypeassert // it is
+func (s *site) public() ed25519.PublicKey { return s.authority.Public().(ed25519.PublicKey) }
 
 // add makes a gateway that knows the list and no key.
 func (s *site) add(name string) *gateway {
@@ -238,7 +238,7 @@ func (g *gateway) dialAs(ctx context.Context, name string, p wire.Purpose) (net.
 		<-ctx.Done()
 		return nil, errAway
 	}
-	return s.connect(g.name, to, p), nil
+	return s.connect(g.name, to, p), nil //nolint:contextcheck // who is dialled has a context of his own
 }
 
 // connect opens a session with a gateway, by a name that its certificate proves.
@@ -255,13 +255,13 @@ func (s *site) connect(from string, to *gateway, p wire.Purpose) net.Conn {
 	to.mu.Unlock()
 	to.done.Go(func() {
 		defer func() {
-			b.Close() //nolint:errcheck // a pipe's end
+			b.Close()
 			s.mu.Lock()
 			delete(s.pipes, a)
 			delete(s.pipes, b)
 			s.mu.Unlock()
 		}()
-		stop := context.AfterFunc(ctx, func() { b.Close() }) //nolint:errcheck // a pipe's end
+		stop := context.AfterFunc(ctx, func() { b.Close() })
 		defer stop()
 		if handler != nil {
 			handler(from, p, b)
@@ -301,7 +301,7 @@ func (s *site) divide(cut func(a, b string) bool) {
 	s.cut = cut
 	for c, ends := range s.pipes {
 		if cut != nil && cut(ends[0], ends[1]) {
-			c.Close() //nolint:errcheck // a pipe's end
+			c.Close()
 		}
 	}
 }

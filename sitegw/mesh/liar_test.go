@@ -70,7 +70,7 @@ func message(t *testing.T, kind byte, m any) []byte {
 func compound(parts ...[]byte) []byte {
 	b := []byte{msgCompound, byte(len(parts))}
 	for _, p := range parts {
-		b = binary.BigEndian.AppendUint16(b, uint16(len(p))) //nolint:gosec // G115: a test's parts are short
+		b = binary.BigEndian.AppendUint16(b, uint16(len(p)))
 	}
 	return append(b, bytes.Join(parts, nil)...)
 }
@@ -90,7 +90,7 @@ func (s *sieve) sealPacket(plain []byte) []byte {
 func (s *sieve) sealStream(plain []byte) []byte {
 	head := make([]byte, 5)
 	head[0] = msgEncrypt
-	binary.BigEndian.PutUint32(head[1:], uint32(1+sealNonce+len(plain)+16)) //nolint:gosec // G115: a test's message
+	binary.BigEndian.PutUint32(head[1:], uint32(1+sealNonce+len(plain)+16))
 	return append(head, s.seal(plain, append(bytes.Clone(head), s.label...))...)
 }
 
@@ -121,7 +121,7 @@ func lies(t *testing.T, names []string, n int) [][]byte {
 	pick := func(i int) string { return names[i%len(names)] }
 	claims := metaOf(t, wire.GossipMeta{Capability: 1, Sessions: 99, Busy: 1 << 30, Mirror: 1 << 63, MirrorEpoch: 1 << 63, List: 1 << 63})
 	for i := range n {
-		inc := []uint32{1, uint32(i), math.MaxInt32, math.MaxUint32}[i%4] //nolint:gosec // G115: a test's number
+		inc := []uint32{1, uint32(i), math.MaxInt32, math.MaxUint32}[i%4]
 		who := pick(i / 4)
 		parts = append(parts,
 			message(t, msgAlive, aliveMsg{inc, who, ipOf(who), addrPort, claims, versions}),
@@ -158,12 +158,12 @@ func (s *site) flood(from string, packets [][]byte, d time.Duration) {
 				c := s.connect(from, g, wire.PurposePackets)
 				for i := 0; time.Now().Before(end); i++ {
 					b := sieve.sealPacket(packets[i%len(packets)])
-					c.SetWriteDeadline(time.Now().Add(time.Second))                                                      //nolint:errcheck // a pipe's end
-					if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)); err != nil { //nolint:gosec // G115: a packet
+					c.SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // a pipe's end
+					if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)); err != nil {
 						break
 					}
 				}
-				c.Close() //nolint:errcheck // a pipe's end
+				c.Close()
 				time.Sleep(100 * time.Millisecond)
 			}
 		})
@@ -240,7 +240,7 @@ func TestKeyHolderThatIsNotListed(t *testing.T) {
 			if _, err := c.Read(make([]byte, 1)); err == nil {
 				t.Error("a stranger's stream is answered")
 			}
-			c.Close() //nolint:errcheck // a pipe's end
+			c.Close()
 		}
 	})
 }
@@ -327,9 +327,9 @@ func TestStreamsAreSieved(t *testing.T) {
 			}
 			a, z := net.Pipe()
 			go func() {
-				a.Write(b)   //nolint:errcheck // the reader may hang up
-				a.Write(c.b) //nolint:errcheck // likewise
-				a.Close()    //nolint:errcheck // a pipe's end
+				a.Write(b)
+				a.Write(c.b)
+				a.Close()
 			}()
 			refused := 0
 			x := newStream(z, s, accepted, func(error) { refused++ })
@@ -338,7 +338,7 @@ func TestStreamsAreSieved(t *testing.T) {
 			if (err == nil) != c.ok || c.ok && !bytes.Equal(got.Bytes(), b) || !c.ok && (refused != 1 || got.Len() > 0) {
 				t.Errorf("%s, accepted %v: %d bytes of %d, %v, refused %d", c.name, accepted, got.Len(), len(b), err, refused)
 			}
-			x.Close() //nolint:errcheck // a pipe's end
+			x.Close()
 		}
 	}
 }

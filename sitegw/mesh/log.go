@@ -29,6 +29,6 @@ func (w logWriter) Write(line []byte) (int, error) {
 			}
 		}
 	}
-	w.to.Log(context.Background(), level, "mesh: "+string(bytes.TrimSpace(text)))
+	w.to.Log(context.Background(), level, "mesh", "says", string(bytes.TrimSpace(text)))
 	return len(line), nil
 }

@@ -2,12 +2,13 @@ package mesh
 
 import (
 	"context"
-	"golang.org/x/time/rate"
 	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/holdfast-edge/holdfast/sitegw/mirror"
 	"github.com/holdfast-edge/holdfast/wire"

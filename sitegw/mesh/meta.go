@@ -47,5 +47,5 @@ func twoDigits(n int) uint32 {
 	for n/scale >= 100 {
 		scale *= 10
 	}
-	return uint32(min(max(n/scale*scale, 0), math.MaxInt32)) //nolint:gosec // G115: it was clamped
+	return uint32(min(max(n/scale*scale, 0), math.MaxInt32))
 }

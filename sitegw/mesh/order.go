@@ -21,7 +21,7 @@ type Sibling struct {
 // that are alike are in random order.
 func (m *Mesh) Siblings() []Sibling {
 	all := m.siblings()
-	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] }) //nolint:gosec // spreading load needs no secrecy
 	slices.SortStableFunc(all, func(a, b Sibling) int {
 		if c := cmp.Compare(a.class(), b.class()); c != 0 || a.class() != hasUplink {
 			return c

@@ -177,7 +177,7 @@ func (r *round) note() {
 func (r *round) join(ctx context.Context) {
 	for wait := time.Duration(0); backoff.Sleep(ctx, wait); wait = backoff.Jitter(joinEvery, 0.5) {
 		absent := r.absent()
-		rand.Shuffle(len(absent), func(i, j int) { absent[i], absent[j] = absent[j], absent[i] })
+		rand.Shuffle(len(absent), func(i, j int) { absent[i], absent[j] = absent[j], absent[i] }) //nolint:gosec // spreading load needs no secrecy
 		for _, n := range absent[:min(len(absent), joinAtOnce)] {
 			if ctx.Err() != nil {
 				return

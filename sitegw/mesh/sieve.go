@@ -67,7 +67,7 @@ func newSieve(label string, key []byte) (*sieve, error) {
 	if err != nil {
 		return nil, fmt.Errorf("site key: %w", err)
 	}
-	return &sieve{header: append([]byte{msgLabel, byte(len(label))}, label...), label: label, aead: aead}, nil
+	return &sieve{header: append([]byte{msgLabel, byte(len(label))}, label...), label: label, aead: aead}, nil //nolint:gosec // G115: two names of at most 63 bytes
 }
 
 // open is the plain text of a sealed message.

@@ -216,7 +216,7 @@ func (t *transport) servePackets(ctx context.Context, from string, conn net.Conn
 	defer t.leave(from, 1)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	unhook := context.AfterFunc(t.ctx, cancel)
+	unhook := context.AfterFunc(t.ctx, cancel) //nolint:contextcheck // it ends with the mesh, too
 	defer unhook()
 	unblock := context.AfterFunc(ctx, func() { conn.Close() }) //nolint:errcheck // it was given up
 	defer unblock()
