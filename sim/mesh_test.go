@@ -84,6 +84,7 @@ func TestGatewaysOfASiteFindOneAnother(t *testing.T) {
 		start := time.Now()
 		p.must(runB.Stop())
 		took := time.Since(start)
+		t.Logf("the stop took %v", took)
 		p.sleep(3 * time.Second)
 		if took > 5*time.Second || logA.has("gw-b") {
 			t.Errorf("a gateway that took %v to stop is there: %v", took, logA.has("gw-b"))

@@ -385,6 +385,7 @@ func (g *Gateway) Healthy(ctx context.Context) error {
 	g.agents.Sessions()
 	g.roster.Online()
 	g.uplink.Status()
+	g.mesh.Status()
 	return ctx.Err()
 }
 

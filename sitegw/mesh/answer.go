@@ -18,7 +18,7 @@ const (
 	answersPerSecond = 0.2
 	answersAtOnce    = 5
 	questionTime     = 5 * time.Second
-	pageTime         = 15 * time.Second // for the sibling to take a page
+	answerTime       = 2 * askTime // for the sibling to take it all
 )
 
 // answers is how often siblings may still ask.
@@ -45,7 +45,8 @@ func (m *Mesh) Facts(ctx context.Context, from string, conn net.Conn) {
 	}
 	unhook := context.AfterFunc(ctx, func() { conn.Close() }) //nolint:errcheck // it was given up
 	defer unhook()
-	conn.SetReadDeadline(time.Now().Add(questionTime)) //nolint:errcheck // ctx ends it as well
+	conn.SetWriteDeadline(time.Now().Add(answerTime))  //nolint:errcheck // ctx ends it as well
+	conn.SetReadDeadline(time.Now().Add(questionTime)) //nolint:errcheck // likewise
 	t, body, err := wire.NewFrameReader(conn, wire.TypeMirrorAsk.Limit()).Next()
 	if err != nil || t != wire.TypeMirrorAsk {
 		return
@@ -67,7 +68,6 @@ func (m *Mesh) Facts(ctx context.Context, from string, conn net.Conn) {
 			m.Log.Error("facts for a sibling do not encode", "gateway", from, "err", err)
 			return
 		}
-		conn.SetWriteDeadline(time.Now().Add(pageTime)) //nolint:errcheck // ctx ends it as well
 		if _, err := conn.Write(frame); err != nil || !p.More {
 			return
 		}
