@@ -194,12 +194,18 @@ type rogue struct {
 // newRogue takes over the plant's gateway, which has been stopped, and opens an uplink with its identity.
 func newRogue(p *plant, tr *link.Transport) *rogue {
 	p.t.Helper()
-	cred, err := credential.Load(filepath.Join(p.Dir, "gw-a"))
+	return rogueAs(p, tr, p.gw, wire.UplinkHello{Capability: wire.Capability, Run: 1})
+}
+
+// rogueAs opens an uplink with the identity of a gateway that does not run.
+func rogueAs(p *plant, tr *link.Transport, gw *Gateway, hello wire.UplinkHello) *rogue {
+	p.t.Helper()
+	cred, err := credential.Load(gw.Dir())
 	p.must(err)
 	tc := cred.Endpoint(time.Now).Client(wire.ALPNUplink, ident.RoleCore, nil)
 	up, err := tr.Dial(p.ctx, udp(uplinkAddr), tc, link.Options{Limits: link.UplinkLimits})
 	p.must(err)
-	p.must(up.Send(wire.TypeUplinkHello, wire.UplinkHello{Capability: wire.Capability, Run: 1}))
+	p.must(up.Send(wire.TypeUplinkHello, hello))
 	typ, _, err := up.RecvWithin(5 * time.Second)
 	p.must(err)
 	if typ != wire.TypeUplinkWelcome {

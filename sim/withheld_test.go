@@ -27,9 +27,10 @@ type hoarder struct {
 	ln      *link.Listener
 	receipt func(st *seal.SealedStatement) []byte // what it brings for a statement that it took; nil: nothing
 
-	mu    sync.Mutex
-	taken int
-	wg    sync.WaitGroup
+	mu     sync.Mutex
+	taken  int
+	attach []byte // the newest
+	wg     sync.WaitGroup
 }
 
 // newHoarder puts one in the place of the plant's gateway, which has been stopped.
@@ -81,9 +82,13 @@ func (h *hoarder) serve(s *link.Session) {
 		switch typ {
 		case wire.TypeAttach:
 			peer, ok := s.Peer(time.Now())
-			if !ok {
+			var m wire.Attach
+			if !ok || wire.Unmarshal(body, &m) != nil {
 				return
 			}
+			h.mu.Lock()
+			h.attach = m.Sealed
+			h.mu.Unlock()
 			err = s.Send(wire.TypeWelcome, wire.Welcome{
 				Capability: wire.Capability, Identity: peer.ID.String(), IntervalMS: 2000, Site: "plant-7", TimeMS: time.Now().UnixMilli(),
 				PeriodMS: wire.Millis(h.p.ReportPeriod),

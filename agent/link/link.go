@@ -61,6 +61,8 @@ type Link struct {
 	Config
 	dialer   *wirelink.Dialer
 	run      uint64        // random id of this run
+	began    time.Time     // of this run
+	alive    atomic.Int64  // ns since began, when it was last said to a gateway that this device lives
 	sessions atomic.Uint64 // of this run
 	sent     uint64        // heartbeats of this run
 	answered atomic.Uint64
@@ -76,7 +78,7 @@ type Link struct {
 // New makes a link; Run connects it.
 func New(c Config) *Link {
 	return &Link{
-		Config: c, dialer: wirelink.NewDialer(c.Transport, c.Streams), run: rand.Uint64(), wake: make(chan struct{}, 1), //nolint:gosec // an id, no secret
+		Config: c, dialer: wirelink.NewDialer(c.Transport, c.Streams), run: rand.Uint64(), began: time.Now(), wake: make(chan struct{}, 1), //nolint:gosec // an id, no secret
 		why: "start", routes: routes{due: time.Now().Add(firstProbe())},
 	}
 }
@@ -229,12 +231,19 @@ func (s *session) attach() error {
 	a := s.State.Attach()
 	a.Gateway, a.Start, a.Run, a.Session = peer.ID.String(), s.Start, s.Link.run, s.number
 	a.IntervalMS, a.TimeMS, a.Doubts = wire.Millis(s.interval), s.Wall().UnixMilli(), s.doubts
+	a.SilentMS = s.lives()
 	sealed, err := seal.SealAttach(&a, s.Credential.KeyID, s.Credential.Key)
 	if err != nil {
 		return err
 	}
 	list := s.Lists.Stamp(peer.ID.Site)
 	return s.link.Send(wire.TypeAttach, wire.Attach{Capability: wire.Capability, Sealed: sealed, ListEpoch: list.ClusterEpoch, List: list.Number})
+}
+
+// lives notes that a gateway is told now that this device lives, and returns for how long none was, in ms, at least 1.
+func (l *Link) lives() uint64 {
+	now := int64(time.Since(l.began))
+	return max(1, uint64(max(0, now-l.alive.Swap(now)))/uint64(time.Millisecond))
 }
 
 // welcomed waits for the admission.

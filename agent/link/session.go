@@ -161,6 +161,7 @@ func (s *session) beat() error {
 	s.sent++
 	s.unanswered++
 	s.lastBeat = time.Now()
+	s.lives()
 	return s.link.Send(wire.TypeHeartbeat, wire.Heartbeat{
 		Run: s.Link.run, Number: s.sent, Answered: s.answered.Load(), UptimeMS: uint64(s.Uptime().Milliseconds()), IntervalMS: wire.Millis(s.interval), //nolint:gosec // G115: time since boot is positive
 	})

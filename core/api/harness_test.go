@@ -387,7 +387,7 @@ func (c *core) offline(m *machine, gateway string, since, last time.Time, beats,
 // vouch lets the gateway tell the tracker that the machine is online now.
 func (c *core) vouch(m *machine, gateway string) {
 	c.tracker.Opened(gateway, 1, time.Now())
-	c.tracker.Online(gateway, 1, &wire.DeviceOnline{Device: m.id, Slot: 1, LastMS: c.wall().UnixMilli(), IntervalMS: 30_000}, time.Now())
+	c.tracker.Online(gateway, 1, &wire.DeviceOnline{Device: m.id, Slot: 1, LastMS: c.wall().UnixMilli(), IntervalMS: 30_000}, time.Now(), time.Time{})
 }
 
 // stall makes View show what it shows now until the next Barrier, as on a node that has not heard the newest.

@@ -42,6 +42,7 @@ const (
 	KindSpans Kind = 20
 
 	KindRevokeGateway Kind = 21
+	KindDoubt         Kind = 24
 )
 
 // version is the encoding version of every command of this build. A command of a higher version is not understood.
@@ -126,6 +127,8 @@ func empty(k Kind) Command {
 		return new(Spans)
 	case KindRevokeGateway:
 		return new(RevokeGateway)
+	case KindDoubt:
+		return new(Doubt)
 	}
 	return nil
 }
@@ -290,6 +293,8 @@ type Attach struct {
 	OldestSeq   uint64 `cbor:"9,keyasint,omitempty"`
 
 	Doubts string `cbor:"10,keyasint,omitempty"` // SPIFFE id of a gateway that withholds receipts, as the device says; "": there is none
+
+	SilentMS uint64 `cbor:"11,keyasint,omitempty"` // see seal.Attach
 }
 
 // Spans brings stretches of presence that a gateway had on its disk. The proposer checked that each device attached there.
@@ -306,6 +311,16 @@ type Span struct {
 	ToMS   int64          `cbor:"4,keyasint"` // Unix ms
 	Beats  uint64         `cbor:"5,keyasint,omitempty"`
 	Missed uint64         `cbor:"6,keyasint,omitempty"`
+}
+
+// Doubt names a gateway that said what cannot be. It changes no record: it is told and put on the audit trail. The proposer sees to it
+// that a gateway is not named for the same thing again and again.
+type Doubt struct {
+	Gateway string         `cbor:"1,keyasint"` // site/name
+	Reason  string         `cbor:"2,keyasint"` // what it did
+	Detail  string         `cbor:"3,keyasint,omitempty"`
+	Device  ident.DeviceID `cbor:"4,keyasint"` // of which it was said; zero: of none
+	Count   uint64         `cbor:"5,keyasint"` // how often, since it was named last
 }
 
 // SetSite makes or changes a site. Zero fields leave what is.
@@ -474,3 +489,4 @@ func (*RemoveNode) kind() Kind     { return KindRemoveNode }
 func (*Recover) kind() Kind        { return KindRecover }
 func (*Spans) kind() Kind          { return KindSpans }
 func (*RevokeGateway) kind() Kind  { return KindRevokeGateway }
+func (*Doubt) kind() Kind          { return KindDoubt }

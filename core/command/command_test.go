@@ -76,6 +76,7 @@ func samples() map[Kind]Command {
 		KindSpans: &Spans{Gateway: "plant-7/gw-a", Items: []Span{
 			{Device: device, FromMS: 1_770_000_000_000, LastMS: 1_770_000_060_000, ToMS: 1_770_000_150_000, Beats: 3, Missed: 1},
 		}},
+		KindDoubt:         &Doubt{Gateway: "plant-7/gw-a", Reason: "it lies", Detail: "beats: 9", Device: device, Count: 2},
 		KindRevokeGateway: &RevokeGateway{By: by, Gateway: "plant-7/gw-a", Reason: "stolen"},
 		KindRenewed:       &Renewed{Device: device, Gateway: "plant-7/gw-a", Key: ident.KeyID{1, 31: 2}, NotAfter: 1_780_000_000_000},
 	}

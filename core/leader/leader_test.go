@@ -150,7 +150,7 @@ func (n *node) gateway(name string, session uint64, ids ...int) (stop func()) {
 			Device: device(i), Online: true, AtMS: ms, LastMS: ms, IntervalMS: uint32(interval.Milliseconds()),
 			Attach: &command.Attach{Start: 1, Run: 1, Session: session},
 		}}})
-		n.tr.Online(name, session, &wire.DeviceOnline{Slot: uint32(i), Device: device(i), LastMS: ms, IntervalMS: uint32(interval.Milliseconds())}, time.Now())
+		n.tr.Online(name, session, &wire.DeviceOnline{Slot: uint32(i), Device: device(i), LastMS: ms, IntervalMS: uint32(interval.Milliseconds())}, time.Now(), time.Time{})
 	}
 	done := make(chan struct{})
 	go func() {

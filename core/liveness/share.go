@@ -31,6 +31,8 @@ type DeviceState struct {
 	LastMS     int64          `cbor:"3,keyasint"` // last heartbeat, Unix ms
 	AttachedMS uint64         `cbor:"4,keyasint"` // ago
 	IntervalMS uint32         `cbor:"5,keyasint,omitempty"`
+	Claimed    bool           `cbor:"6,keyasint,omitempty"` // ClaimedMS is known
+	ClaimedMS  uint64         `cbor:"7,keyasint,omitempty"` // ago, the newest sign of life that the gateway claimed
 }
 
 // maxShared is how many devices one GatewayState carries. A gateway with more makes several.
@@ -53,9 +55,13 @@ func (t *Tracker) Export(now time.Time) []GatewayState {
 	}
 	for id, d := range t.devices {
 		if list, ok := of[d.gateway]; ok {
-			of[d.gateway] = append(list, DeviceState{
+			s := DeviceState{
 				Device: id, Online: d.online, LastMS: d.last.UnixMilli(), AttachedMS: ago(now, d.attached), IntervalMS: uint32(d.interval.Milliseconds()), //nolint:gosec // G115: at most an hour
-			})
+			}
+			if !d.claimed.IsZero() {
+				s.Claimed, s.ClaimedMS = true, ago(now, d.claimed)
+			}
+			of[d.gateway] = append(list, s)
 		}
 	}
 	var out []GatewayState
@@ -157,8 +163,14 @@ func (t *Tracker) importDevice(gw string, s *DeviceState, now, limit time.Time) 
 	if known && d.gateway != gw && !attached.After(d.attached) {
 		return // it attached elsewhere since
 	}
+	if d.gateway != gw {
+		d.claimed = time.Time{} // another one's claim
+	}
 	d.gateway, d.online, d.attached = gw, s.Online, attached
 	d.interval = time.Duration(s.IntervalMS) * time.Millisecond
+	if s.Claimed {
+		d.claimed = later(d.claimed, since(now, s.ClaimedMS))
+	}
 	if at := time.UnixMilli(s.LastMS); !at.After(limit) {
 		d.beat(at)
 	}

@@ -109,7 +109,7 @@ func TestImportIsBounded(t *testing.T) {
 	}
 	f.tr.Opened(gwB, 1, start)
 	for i := range maxShared*2 + 10 {
-		f.tr.Online(gwB, 1, &wire.DeviceOnline{Slot: uint32(i), Device: ident.DeviceID{1, byte(i), byte(i >> 8)}}, start)
+		f.tr.Online(gwB, 1, &wire.DeviceOnline{Slot: uint32(i), Device: ident.DeviceID{1, byte(i), byte(i >> 8)}}, start, time.Time{})
 	}
 	states := f.tr.Export(start)
 	n := 0

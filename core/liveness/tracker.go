@@ -57,20 +57,22 @@ type gateway struct {
 	heard   time.Time
 	opened  time.Time // start of the uplink session
 	slots   map[uint32]ident.DeviceID
-	news    bool          // connected here, and something of it has not been exported yet
-	closed  bool          // it was connected here, and that session is over
-	least   time.Duration // see Verdict
-	carrier string        // what the session runs over, as the API writes it; empty: not known
-	relay   string        // the sibling that relays it; empty: none, or not known
-	backlog *Backlog      // as told last, in this session or an earlier one; nil: never
-	synced  time.Time     // when it told last that nothing waits; zero: not known
+	slotOf  map[ident.DeviceID]uint32 // the inverse: a device has one slot
+	news    bool                      // connected here, and something of it has not been exported yet
+	closed  bool                      // it was connected here, and that session is over
+	least   time.Duration             // see Verdict
+	carrier string                    // what the session runs over, as the API writes it; empty: not known
+	relay   string                    // the sibling that relays it; empty: none, or not known
+	backlog *Backlog                  // as told last, in this session or an earlier one; nil: never
+	synced  time.Time                 // when it told last that nothing waits; zero: not known
 }
 
 type device struct {
 	gateway  string
 	online   bool // in the word of the gateway's present uplink session
 	last     time.Time
-	attached time.Time // when its newest attach was verified here
+	claimed  time.Time // the newest sign of life that a gateway claimed, by this node's clock; zero: none
+	attached time.Time // when its newest attach came to the core, which is not when it was told again
 	interval time.Duration
 }
 
@@ -99,7 +101,7 @@ func (t *Tracker) Lead(leading bool, now time.Time) {
 func (t *Tracker) Opened(gw string, session uint64, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.open(gw, &gateway{session: session, heard: now, opened: now, slots: make(map[uint32]ident.DeviceID), news: true}, now)
+	t.open(gw, &gateway{session: session, heard: now, opened: now, slots: make(map[uint32]ident.DeviceID), slotOf: make(map[ident.DeviceID]uint32), news: true}, now)
 }
 
 func (t *Tracker) open(name string, g *gateway, now time.Time) {
@@ -154,19 +156,34 @@ func (t *Tracker) revive(gw string, now time.Time) {
 	t.back[site] = now
 }
 
-// Online notes a device that its gateway told online, with a verified attach.
-func (t *Tracker) Online(gw string, session uint64, o *wire.DeviceOnline, now time.Time) {
+// Online notes a device that its gateway told online, with a verified attach that came to the core at the given time. When the attach is
+// told again, heard is the newest sign of life that the gateway claims, by this node's clock; zero: it is told for the first time, and
+// settles what was claimed before it. It returns a claim that cannot be.
+func (t *Tracker) Online(gw string, session uint64, o *wire.DeviceOnline, attached, heard time.Time) (lie *Lie) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	g, ok := t.gateways[gw]
 	if !ok || g.session != session {
-		return
+		return nil
 	}
-	g.slots[o.Slot] = o.Device
+	if old, ok := g.slotOf[o.Device]; ok && g.slots[old] == o.Device {
+		delete(g.slots, old)
+	}
+	if old, ok := g.slots[o.Slot]; ok {
+		delete(g.slotOf, old)
+	}
+	g.slots[o.Slot], g.slotOf[o.Device] = o.Device, o.Slot
 	d := t.device(o.Device)
-	d.gateway, d.online, d.attached = gw, true, now
+	if d.gateway != gw || heard.IsZero() {
+		d.claimed = time.Time{}
+	}
+	d.gateway, d.online, d.attached, d.claimed = gw, true, attached, later(d.claimed, heard)
 	d.interval = time.Duration(o.IntervalMS) * time.Millisecond
 	d.beat(time.UnixMilli(o.LastMS))
+	if reason := d.contradicts(gw, heard); reason != "" {
+		return &Lie{Device: o.Device, Gateway: gw, Reason: reason}
+	}
+	return nil
 }
 
 // Offline notes a device that its gateway told offline.
@@ -183,13 +200,14 @@ func (t *Tracker) Offline(gw string, session uint64, o *wire.DeviceOffline) {
 	}
 }
 
-// Digest takes the beats of a report period. limit bounds how far ahead of this node's clock a gateway may claim a beat.
-func (t *Tracker) Digest(gw string, session uint64, p *wire.Presence, now, limit time.Time) {
+// Digest takes the beats of a report period. limit bounds how far ahead of this node's clock a gateway may claim a beat. It returns a
+// claim that cannot be, if there is one.
+func (t *Tracker) Digest(gw string, session uint64, p *wire.Presence, now, limit time.Time) (lie *Lie) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	g, ok := t.gateways[gw]
 	if !ok || g.session != session {
-		return
+		return nil
 	}
 	if p.Digest {
 		g.least = time.Duration(p.LeastMS) * time.Millisecond
@@ -198,11 +216,20 @@ func (t *Tracker) Digest(gw string, session uint64, p *wire.Presence, now, limit
 		g.told(&Backlog{Backlog: *p.Backlog, At: now})
 	}
 	for slot, age := range p.Beats.All() {
-		if d, ok := t.devices[g.slots[slot]]; ok && d.gateway == gw {
-			at := time.UnixMilli(p.TimeMS).Add(-age)
-			if !at.After(limit) {
-				d.beat(at)
-			}
+		id := g.slots[slot]
+		d, ok := t.devices[id]
+		if !ok {
+			continue
+		}
+		if reason := d.contradicts(gw, now.Add(-age)); reason != "" && lie == nil {
+			lie = &Lie{Device: id, Gateway: gw, Reason: reason}
+		}
+		if d.gateway != gw {
+			continue
+		}
+		d.claimed = later(d.claimed, now.Add(-age))
+		if at := time.UnixMilli(p.TimeMS).Add(-age); !at.After(limit) {
+			d.beat(at)
 		}
 	}
 	for _, in := range p.Told {
@@ -210,6 +237,7 @@ func (t *Tracker) Digest(gw string, session uint64, p *wire.Presence, now, limit
 			d.interval = time.Duration(in.IntervalMS) * time.Millisecond
 		}
 	}
+	return lie
 }
 
 func (t *Tracker) device(id ident.DeviceID) *device {

@@ -73,7 +73,7 @@ func (f *fleet) online(gw string, session, attach uint64, at time.Time) {
 		Device: dev, Online: true, AtMS: ms, LastMS: ms, IntervalMS: uint32(interval.Milliseconds()),
 		Attach: &command.Attach{Start: 1, Run: 1, Session: attach},
 	}}})
-	f.tr.Online(gw, session, &wire.DeviceOnline{Slot: 4, Device: dev, LastMS: ms, IntervalMS: uint32(interval.Milliseconds())}, at)
+	f.tr.Online(gw, session, &wire.DeviceOnline{Slot: 4, Device: dev, LastMS: ms, IntervalMS: uint32(interval.Milliseconds())}, at, time.Time{})
 }
 
 func (f *fleet) digest(gw string, session uint64, at time.Time, age time.Duration) {

@@ -85,6 +85,8 @@ func (a *applier) apply(c command.Command) any {
 		return a.presence(c)
 	case *command.Spans:
 		return a.spans(c)
+	case *command.Doubt:
+		return a.doubt(c)
 	case *command.SiteReach:
 		return a.siteReach(c)
 	case *command.Renewed:

@@ -171,6 +171,17 @@ func (d *Device) SigningKey(id ident.KeyID) (Key, bool) {
 type Attach struct {
 	command.Attach
 	Runs []Run `cbor:"20,keyasint,omitempty"` // newest first, at most keptRuns
+	AtMS int64 `cbor:"21,keyasint,omitempty"` // log time when it was told first; 0: before this was noted
+}
+
+// Same tells whether another word is of this attach, told again.
+func (a *Attach) Same(o *command.Attach) bool {
+	return a.Start == o.Start && a.Run == o.Run && a.Session == o.Session
+}
+
+// Newer tells whether another attach of the device was made after this one.
+func (a *Attach) Newer(o *command.Attach) bool {
+	return o.Start > a.Start || o.Start == a.Start && o.Session > a.Session
 }
 
 // A Run is one start of an agent.

@@ -222,7 +222,7 @@ func (a *applier) transition(gateway string, it *command.PresenceItem) Transitio
 		if it.Attach == nil {
 			return Transition{State: d.State}
 		}
-		switch clone := n.attach(it.Attach); {
+		switch clone := n.attach(it.Attach, a.ms); {
 		case clone == stale:
 			return Transition{State: d.State} // news of a session that a later one has replaced
 		case clone != "" && n.State == wire.DeviceActive:
@@ -281,11 +281,11 @@ const (
 	stale    = "stale"
 )
 
-// attach takes over a device's newest attach. It returns "" when the attach follows what was known, stale when it is older,
+// attach takes over a device's newest attach at log time ms. It returns "" when the attach follows what was known, stale when it is older,
 // and otherwise how it contradicts: then two machines act with one key.
-func (d *Device) attach(in *command.Attach) string {
+func (d *Device) attach(in *command.Attach, ms int64) string {
 	if d.Attach == nil {
-		d.Attach = &Attach{Attach: *in, Runs: []Run{{in.Start, in.Run}}}
+		d.Attach = &Attach{Attach: *in, Runs: []Run{{in.Start, in.Run}}, AtMS: ms}
 		return ""
 	}
 	old := d.Attach
@@ -307,6 +307,9 @@ func (d *Device) attach(in *command.Attach) string {
 	if len(runs) == 0 || runs[0].Start != in.Start {
 		runs = append([]Run{{in.Start, in.Run}}, runs[:min(len(runs), keptRuns-1)]...)
 	}
-	d.Attach = &Attach{Attach: *in, Runs: runs}
+	if old.Same(in) {
+		ms = old.AtMS
+	}
+	d.Attach = &Attach{Attach: *in, Runs: runs, AtMS: ms}
 	return ""
 }

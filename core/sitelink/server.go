@@ -65,6 +65,7 @@ type Server struct {
 	Config
 	keys  keys
 	pacer *pacer
+	named named
 }
 
 // New makes a server.
@@ -233,7 +234,7 @@ func (s *Server) admit(ctx context.Context, ses *link.Session) (*uplink, error) 
 		Server: s, ses: ses, peer: peer, gw: gw, via: hello.Via, session: rand.Uint64(), //nolint:gosec // G404: tells sessions apart, and keeps no secret
 		known:    seal.Stamp{ClusterEpoch: hello.KnownEpoch, Number: hello.Known},
 		presence: make(chan wire.Presence, presenceWait), inFlight: make(chan struct{}, maxInFlight),
-		submits: make(chan *batch, maxSubmits), due: newDue(s.Tracker.Period()),
+		submits: make(chan *batch, maxSubmits), said: make(chan *said, maxSaid), due: newDue(s.Tracker.Period()),
 	}
 	// Subscribed before the welcome, so that no change falls between the list sent first and the changes sent later.
 	u.sub = s.Events.Subscribe(^uint64(0))

@@ -71,3 +71,22 @@ func (u *uplink) verifySpan(v registry.View, s *wire.Span) *wire.Error {
 	}
 	return nil
 }
+
+// checkSpan is verifySpan, and holds the span to what can be. It names the gateway for what cannot.
+func (u *uplink) checkSpan(v registry.View, s *wire.Span) *wire.Error {
+	if err := u.verifySpan(v, s); err != nil {
+		if err.Code == wire.CodeMalformed {
+			u.doubt(doubtAttach, err.Detail, s.Device)
+		}
+		return err
+	}
+	limit := u.Wall().Add(ahead).UnixMilli()
+	length := age(s.ToMS, s.FromMS) // before a wrong clock is corrected
+	u.moment("span from", &s.FromMS, limit)
+	u.moment("span's last heartbeat", &s.LastMS, limit)
+	u.moment("span to", &s.ToMS, limit)
+	if d, ok := v.Device(s.Device); ok && !u.counted(d, s.Beats, s.Missed, length) {
+		return wire.Refuse(wire.CodeMalformed, "a count that cannot be")
+	}
+	return nil
+}

@@ -74,13 +74,16 @@ func (u *uplink) verifyWith(v registry.View, b *batch) {
 	b.devices = make([]ident.DeviceID, n)
 	onAll(n, func(i int) {
 		d, err := u.verify(v, b.Statements[i])
+		if err != nil && err.Code == wire.CodeMalformed { // it looked at the signature itself before it took it
+			u.doubt(doubtStatement, err.Detail, d)
+		}
 		if err != nil {
 			b.results[i] = wire.SubmitResult{Code: err.Code, Detail: err.Detail}
 		}
 		b.devices[i] = d
 	})
 	onAll(len(b.Spans), func(i int) {
-		if err := u.verifySpan(v, &b.Spans[i]); err != nil {
+		if err := u.checkSpan(v, &b.Spans[i]); err != nil {
 			b.results[n+i] = wire.SubmitResult{Code: err.Code, Detail: err.Detail}
 		}
 	})
@@ -121,7 +124,7 @@ func (u *uplink) commitBatch(ctx context.Context, b *batch) error {
 	var at []int // index in results of each item
 	for i, d := range b.devices {
 		if b.results[i].Code == wire.CodeNone {
-			c.Items = append(c.Items, command.Statement{Sealed: b.Statements[i], Gateway: u.gw, GatewayMS: b.TimeMS + b.AfterMS[i], Device: d})
+			c.Items = append(c.Items, command.Statement{Sealed: b.Statements[i], Gateway: u.gw, GatewayMS: u.received(b, i), Device: d})
 			at = append(at, i)
 		}
 	}

@@ -33,7 +33,7 @@ func TestOnlyWhatIsNewIsTold(t *testing.T) {
 			want  int
 		}{
 			{"knows all", seal.Stamp{ClusterEpoch: s.UptoEpoch, Number: s.Upto}, 0},
-			{"ahead of this node", seal.Stamp{ClusterEpoch: s.UptoEpoch, Number: s.Upto + 7}, 0},
+			{"says more than was signed", seal.Stamp{ClusterEpoch: s.UptoEpoch, Number: s.Upto + 7}, 2},
 			{"of another cluster epoch", seal.Stamp{ClusterEpoch: s.UptoEpoch + 1, Number: s.Upto}, 2},
 			{"lacks one", seal.Stamp{ClusterEpoch: s.UptoEpoch, Number: a.record().Entry.Number}, 1},
 			{"knows nothing", seal.Stamp{}, 2},

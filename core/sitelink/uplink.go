@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/core/enroll"
 	"github.com/holdfast-edge/holdfast/core/events"
+	"github.com/holdfast-edge/holdfast/core/liveness"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
@@ -32,6 +33,7 @@ type uplink struct {
 	presence chan wire.Presence // reports, in order, for the one goroutine that commits them
 	submits  chan *batch        // statements, in order, likewise
 	due      *due
+	said     chan *said    // doubts, for the one goroutine that names gateways
 	inFlight chan struct{} // bounds the requests that are being answered; a full one stops the reading
 }
 
@@ -50,6 +52,8 @@ func (u *uplink) run(ctx context.Context) {
 	g.Go(func() error { return u.report(ctx) })
 	g.Go(func() error { return u.commitBatches(ctx) })
 	g.Go(func() error { return u.receipts(ctx) })
+	g.Go(func() error { return u.name(ctx) })
+	u.checkKnown(ctx)
 	g.Go(func() error { return u.tell(ctx) })
 	g.Go(func() error { return u.witness(ctx) })
 	g.Go(func() error { return u.pace(ctx, repaced) })
@@ -174,10 +178,15 @@ const ahead = 5 * time.Minute
 // be committed ends the session: the gateway tells everything again in the next.
 func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 	c := &command.Presence{Gateway: u.gw}
-	limit := u.Wall().Add(ahead)
-	notAhead(p, limit.UnixMilli())
+	limit, came := u.Wall().Add(ahead), time.Now()
+	heard := make(map[*wire.DeviceOnline]time.Time, len(p.Online)) // the sign of life claimed, by this node's clock
+	for i := range p.Online {
+		heard[&p.Online[i]] = came.Add(-age(p.TimeMS, p.Online[i].LastMS))
+	}
 	var told []*wire.DeviceOnline
 	v := u.Registry.View()
+	u.sane(v, p, limit.UnixMilli())
+	var claims []liveness.Claim // before each of told; of one that is told again: none
 	caughtUp := false
 	for i := range p.Online {
 		o := &p.Online[i]
@@ -191,9 +200,18 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 		}
 		if err != nil {
 			u.Log.Warn("presence not taken", "gateway", u.gw, "device", o.Device.String(), "err", err)
+			if _, known := v.Device(o.Device); !known || !errors.Is(err, errUnknown) { // its key may have been superseded just now
+				u.doubt(doubtAttach, err.Error(), o.Device)
+			}
 			continue
 		}
 		c.Items, told = append(c.Items, it), append(told, o)
+		var claim liveness.Claim
+		if d, ok := v.Device(o.Device); !ok || d.Attach == nil || d.Attach.Newer(it.Attach) {
+			claim = u.Tracker.Claimed(o.Device) // before it is committed: what a session made later claims cannot be in it yet
+			heard[o] = time.Time{}
+		}
+		claims = append(claims, claim)
 	}
 	for i := range p.Offline {
 		o := &p.Offline[i]
@@ -213,11 +231,17 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 	var devices []ident.DeviceID // that hold what is committed
 	var guests []*registry.Device
 	for i, o := range told {
-		if !current(v, u.gw, &c.Items[i]) {
+		it := &c.Items[i]
+		attached := u.attached(v, o.Device, now)
+		if !current(v, u.gw, it) {
+			if heard[o].Sub(attached) > liveness.LieSlack {
+				u.lie(&liveness.Lie{Device: o.Device, Gateway: u.gw, Reason: liveness.LieElsewhere})
+			}
 			continue
 		}
-		u.Tracker.Online(u.gw, u.session, o, now)
-		if owed(v, &c.Items[i]) {
+		u.lie(claims[i].Silent(o.Device, time.Duration(min(it.Attach.SilentMS, maxSilentMS))*time.Millisecond, came))
+		u.lie(u.Tracker.Online(u.gw, u.session, o, attached, heard[o]))
+		if owed(v, it) {
 			devices = append(devices, o.Device)
 		}
 		if d, ok := v.Device(o.Device); ok && d.Site != u.peer.ID.Site {
@@ -232,7 +256,7 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 	for i := range p.Offline {
 		u.Tracker.Offline(u.gw, u.session, &p.Offline[i])
 	}
-	u.Tracker.Digest(u.gw, u.session, p, now, limit)
+	u.lie(u.Tracker.Digest(u.gw, u.session, p, came, limit))
 	return u.sendReceipts(u.due.note(devices, now))
 }
 
@@ -255,16 +279,16 @@ func owed(v registry.View, it *command.PresenceItem) bool {
 	return !registry.Position{Epoch: c.Epoch, Seq: c.Seq}.Before(oldest)
 }
 
-// notAhead holds a report's times to the limit: no clock but the core's own moves a device into the future.
-func notAhead(p *wire.Presence, limit int64) {
-	for i := range p.Online {
-		o := &p.Online[i]
-		o.SinceMS, o.LastMS = min(o.SinceMS, limit), min(o.LastMS, limit)
+// maxSilentMS is as much of a device's silence as is looked at.
+const maxSilentMS = uint64(24 * time.Hour / time.Millisecond)
+
+// attached is when a device's newest attach came to the core, by this node's clock.
+func (u *uplink) attached(v registry.View, id ident.DeviceID, now time.Time) time.Time {
+	d, ok := v.Device(id)
+	if !ok || d.Attach == nil || d.Attach.AtMS == 0 {
+		return now
 	}
-	for i := range p.Offline {
-		o := &p.Offline[i]
-		o.AtMS, o.LastMS = min(o.AtMS, limit), min(o.LastMS, limit)
-	}
+	return now.Add(-max(0, u.Wall().Sub(time.UnixMilli(d.Attach.AtMS))))
 }
 
 // current tells whether a committed report is about the device's newest attach. An older one, kept and told again, is no
@@ -312,7 +336,7 @@ func (u *uplink) online(v registry.View, o *wire.DeviceOnline) (command.Presence
 		Device: o.Device, Online: true, AtMS: o.SinceMS, LastMS: o.LastMS, IntervalMS: o.IntervalMS,
 		Attach: &command.Attach{
 			Start: a.Start, Run: a.Run, Session: a.Session, Epoch: a.Epoch, Lowest: a.Lowest, Highest: a.Highest, Chain: a.Chain,
-			OldestEpoch: a.OldestEpoch, OldestSeq: a.OldestSeq, Doubts: a.Doubts,
+			OldestEpoch: a.OldestEpoch, OldestSeq: a.OldestSeq, Doubts: a.Doubts, SilentMS: a.SilentMS,
 		},
 	}, nil
 }

@@ -19,6 +19,13 @@ import (
 // Silent is how many intervals without a heartbeat make a device offline.
 const Silent = 3
 
+// What is counted of a device: one heartbeat in minBeat at the most, and a few besides. Both numbers are the device's word, and its
+// gateway must not answer for them: the core names one that counts more than there can be (core/sitelink, with twice the spare).
+const (
+	minBeat = 500 * time.Millisecond
+	spare   = 8
+)
+
 // A Session is what the roster can do to a device's session.
 type Session interface {
 	// Tell sends an interval to use from now on.
@@ -177,11 +184,14 @@ func (r *Roster) Beat(e *Entry, h *wire.Heartbeat) (interval time.Duration) {
 	now := time.Now()
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	most := spare + uint64(now.Sub(e.since)/minBeat) //nolint:gosec // G115: the span began before
 	if h.Run == e.run && h.Number > e.number {
-		e.missed += h.Number - e.number - 1
+		e.missed += min(h.Number-e.number-1, most-min(e.missed, most))
 	}
 	e.run, e.number = h.Run, h.Number
-	e.beats++
+	if e.beats < most {
+		e.beats++
+	}
 	e.last, e.beaten = now, true
 	before := e.inForce()
 	if e.echoed = time.Duration(h.IntervalMS) * time.Millisecond; e.echoed == e.told {

@@ -193,6 +193,10 @@ type Attach struct {
 
 	// SPIFFE id of a gateway that took statements, said that it had an uplink, and brought no receipt; "": there is none.
 	Doubts string `cbor:"17,keyasint,omitempty"`
+
+	// For how long, up to this attach, the device had sent nothing that shows it alive: neither heartbeat nor attach, on any session of
+	// this run; in the first attach of a run, since the agent started. By a clock that nobody sets, in ms; 0: it does not say.
+	SilentMS uint64 `cbor:"18,keyasint,omitempty"`
 }
 
 // maxDoubts bounds the name of a gateway, in bytes.
