@@ -35,9 +35,6 @@ type asked struct {
 // ask asks siblings for newer facts while there is no way to the core, until ctx ends.
 func (m *Mesh) ask(ctx context.Context) {
 	for backoff.Sleep(ctx, backoff.Jitter(askLook, 0.2)) {
-		if m.Uplink() != None {
-			continue
-		}
 		all := m.siblings()
 		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] }) //nolint:gosec // spreading load needs no secrecy; whoever claims the most is not asked first for it
 		for _, s := range all {
