@@ -41,8 +41,12 @@ func busy(t tester) (*log, *machine) {
 
 func TestSnapshotRestores(t *testing.T) {
 	l, m := busy(t)
+	l.state.view.sites.put(&Site{Name: "plant-9", KeyGeneration: 3})
 	b := l.snapshot()
 	s := restore(t, b)
+	if p, ok := s.View().Site("plant-9"); !ok || p.KeyGeneration != 3 {
+		t.Errorf("restored site %+v", p)
+	}
 	if got := persist(t, s.View()); !bytes.Equal(got, b) {
 		t.Error("the snapshot of a restored state differs")
 	}

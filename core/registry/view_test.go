@@ -143,6 +143,7 @@ func TestHashShowsDifferences(t *testing.T) {
 		"device":   func(s *State) { d := *mustDevice(t, s, m.id); d.Duplicates++; s.putDevice(&d) },
 		"gone":     func(s *State) { s.view.devices.delete(m.id) },
 		"site":     func(s *State) { s.view.sites.put(&Site{Name: "plant-7", IntervalMS: 1}) },
+		"site key": func(s *State) { s.view.sites.put(&Site{Name: "plant-7", IntervalMS: 1, KeyGeneration: 1}) },
 		"token":    func(s *State) { s.view.tokens.put(&Token{ID: seal.TokenID{99}}) },
 		"operator": func(s *State) { s.view.operators.put(&Operator{ID: "o9"}) },
 		"gateway":  func(s *State) { s.view.gateways.put(&Gateway{Site: "p", Name: "g"}) },

@@ -16,7 +16,7 @@ func TestGatewaysFindOneAnother(t *testing.T) {
 			g.set([]Uplink{Direct, None, Relayed}[i%3], Load{Sessions: 1000 - 300*i, Busy: 0.1})
 		}
 		s.until(10*time.Second, "all see all", s.whole(s.listed...))
-		time.Sleep(10 * time.Second) // what changed since the start is told
+		time.Sleep(10 * time.Second)                                           // what changed since the start is told
 		s.divide(func(a, b string) bool { return a == "gw-5" || b == "gw-5" }) // of which nothing is known then
 		time.Sleep(30 * time.Second)
 		for range 20 {
