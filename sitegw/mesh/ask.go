@@ -28,8 +28,9 @@ type asking struct{ of map[string]*asked }
 // asked is one sibling.
 type asked struct {
 	upto  seal.Stamp // of what it handed out: it is asked for what is behind that
+	last  time.Time  // when it was asked; before, when it became a sibling
 	wait  time.Duration
-	again time.Time
+	again time.Time // not to be asked before
 }
 
 // ask asks siblings for newer facts while there is no way to the core, until ctx ends.
@@ -41,7 +42,7 @@ func (m *Mesh) ask(ctx context.Context) {
 			if ctx.Err() != nil || m.Uplink() != None {
 				break
 			}
-			if a := m.asking.sibling(s.Name); s.Said && !time.Now().Before(a.again) && m.claims(&s.Meta, a) {
+			if a := m.asking.sibling(s.Name); m.due(&s, a, time.Now()) {
 				m.askOne(ctx, s.Name, a)
 			}
 		}
@@ -49,9 +50,21 @@ func (m *Mesh) ask(ctx context.Context) {
 	}
 }
 
+// due tells whether a sibling is to be asked now. Whoever is not said to have anything may have it nevertheless, as others can say that
+// in its name; so it is asked, too, now and then.
+func (m *Mesh) due(s *Sibling, a *asked, now time.Time) bool {
+	switch {
+	case !s.Alive || now.Before(a.again):
+		return false
+	case !s.Said || m.claims(&s.Meta, a):
+		return true
+	}
+	return now.Sub(a.last) >= maxAsk
+}
+
 func (a *asking) sibling(name string) *asked {
 	if a.of[name] == nil {
-		a.of[name] = new(asked)
+		a.of[name] = &asked{last: time.Now()}
 	}
 	return a.of[name]
 }
@@ -99,7 +112,8 @@ func (m *Mesh) askOne(ctx context.Context, name string, a *asked) {
 	if a.wait = min(max(2*a.wait, minAsk), maxAsk); taken > 0 && err == nil {
 		a.wait = minAsk
 	}
-	a.again = time.Now().Add(a.wait)
+	a.last = time.Now()
+	a.again = a.last.Add(a.wait)
 }
 
 // errOffer says that a sibling handed out something that is not right.

@@ -24,7 +24,7 @@ const (
 // A courier brings packets to one sibling, over one connection that it dials when there is something to bring. What does not fit
 // into its queue is dropped, and so is what is there while the sibling cannot be reached: the library sends it again.
 //
-// On the connection, a packet is its length in 2 bytes, big endian, and as many bytes.
+// On the connection, a packet is its length in 2 bytes, big endian, and as many bytes; one without any only opens the connection.
 type courier struct {
 	dial    func(ctx context.Context) (net.Conn, error)
 	queue   chan []byte // capacity courierQueue

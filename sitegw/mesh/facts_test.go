@@ -41,7 +41,7 @@ func TestFactsComeFromSiblings(t *testing.T) {
 		}
 		asks := b.asks
 		time.Sleep(time.Hour)
-		if b.asks != asks || len(b.heard()) != 0 {
+		if n := b.asks - asks; n < 3 || n > 8 || len(b.heard()) != 0 { // now and then, as others could say that it has nothing
 			t.Errorf("asked %d times more; gw-1 was told %d", b.asks-asks, len(b.heard()))
 		}
 		one := s.entry()

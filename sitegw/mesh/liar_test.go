@@ -178,7 +178,7 @@ func TestGossipLiar(t *testing.T) {
 			g.set(Direct, Load{Sessions: 10})
 		}
 		s.gateways[0].set(None, Load{})
-		s.until(30*time.Second, "all see all", s.whole(s.listed...))
+		s.until(time.Minute, "all see all", s.whole(s.listed...))
 		one := s.entry()
 		s.gateways[1].Mirror.Apply(&wire.Site{Entries: [][]byte{one}})
 		s.flood("gw-4", lies(t, s.listed, 40), 5*time.Minute)
@@ -211,7 +211,7 @@ func TestGossipLiar(t *testing.T) {
 			g.ListChanged()
 			g.Keys.Told(siteKey(2, 'b'))
 		}
-		s.until(30*time.Second, "it is shut out", s.whole(s.listed...))
+		s.until(time.Minute, "it is shut out", s.whole(s.listed...))
 		for _, sib := range s.gateways[0].Siblings() {
 			if sib.Meta.Sessions != 10 || !sib.Meta.Uplink {
 				t.Errorf("of %s is said %+v", sib.Name, sib.Meta)
@@ -223,7 +223,7 @@ func TestGossipLiar(t *testing.T) {
 // Who has the key and is not on the list is heard by nobody.
 func TestKeyHolderThatIsNotListed(t *testing.T) {
 	inSite(t, 3, func(t *testing.T, s *site) {
-		s.until(30*time.Second, "all see all", s.whole(s.listed...))
+		s.until(time.Minute, "all see all", s.whole(s.listed...))
 		s.flood("gw-9", lies(t, append(slices.Clone(s.listed), "gw-9"), 40), time.Minute)
 		for range 20 {
 			time.Sleep(3 * time.Second)

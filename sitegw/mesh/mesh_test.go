@@ -15,7 +15,7 @@ func TestGatewaysFindOneAnother(t *testing.T) {
 		for i, g := range s.gateways {
 			g.set([]Uplink{Direct, None, Relayed}[i%3], Load{Sessions: 1000 - 300*i, Busy: 0.1})
 		}
-		s.until(10*time.Second, "all see all", s.whole(s.listed...))
+		s.until(time.Minute, "all see all", s.whole(s.listed...))
 		time.Sleep(10 * time.Second)                                           // what changed since the start is told
 		s.divide(func(a, b string) bool { return a == "gw-5" || b == "gw-5" }) // of which nothing is known then
 		time.Sleep(30 * time.Second)
@@ -41,17 +41,17 @@ func TestGatewaysFindOneAnother(t *testing.T) {
 // A gateway that says goodbye is gone at once; one that dies, when it is noticed. Both come back.
 func TestWhoLeavesAndWhoDies(t *testing.T) {
 	inSite(t, 5, func(t *testing.T, s *site) {
-		s.until(10*time.Second, "all see all", s.whole(s.listed...))
+		s.until(time.Minute, "all see all", s.whole(s.listed...))
 		start := time.Now()
 		s.gateways[4].stop()
 		if took := time.Since(start); took > 5*time.Second {
 			t.Errorf("the stop took %v", took)
 		}
-		s.until(3*time.Second, "gw-4 has left", s.whole(s.others("gw-4")...))
+		s.until(20*time.Second, "gw-4 has left", s.whole(s.others("gw-4")...))
 		s.gateways[4].start()
-		s.until(20*time.Second, "gw-4 is back", s.whole(s.listed...))
+		s.until(time.Minute, "gw-4 is back", s.whole(s.listed...))
 		s.divide(func(a, b string) bool { return a == "gw-3" || b == "gw-3" })
-		s.until(20*time.Second, "gw-3 is dead", s.whole(s.others("gw-3")...))
+		s.until(time.Minute, "gw-3 is dead", s.whole(s.others("gw-3")...))
 		time.Sleep(2 * lookEvery)
 		if l := s.gateways[0].log.String(); !strings.Contains(l, "sibling is gone") {
 			t.Errorf("nobody went, by the log:\n%s", l)
@@ -64,20 +64,20 @@ func TestWhoLeavesAndWhoDies(t *testing.T) {
 // The halves of a site that is split see themselves, and one another again when it is whole.
 func TestASplitHeals(t *testing.T) {
 	inSite(t, 8, func(t *testing.T, s *site) {
-		s.until(10*time.Second, "all see all", s.whole(s.listed...))
+		s.until(time.Minute, "all see all", s.whole(s.listed...))
 		half := func(n string) bool { return n < "gw-4" }
 		s.divide(func(a, b string) bool { return half(a) != half(b) })
-		s.until(time.Minute, "each half sees itself", func() bool { return s.whole(s.listed[:4]...)() && s.whole(s.listed[4:]...)() })
+		s.until(2*time.Minute, "each half sees itself", func() bool { return s.whole(s.listed[:4]...)() && s.whole(s.listed[4:]...)() })
 		time.Sleep(10 * time.Minute)
 		s.divide(nil)
-		s.until(time.Minute, "all see all again", s.whole(s.listed...))
+		s.until(2*time.Minute, "all see all again", s.whole(s.listed...))
 	})
 }
 
 // With a new key the one before counts no more: who has only that is no member, and who left the list is no sibling at all.
 func TestTheKeyChanges(t *testing.T) {
 	inSite(t, 5, func(t *testing.T, s *site) {
-		s.until(10*time.Second, "all see all", s.whole(s.listed...))
+		s.until(time.Minute, "all see all", s.whole(s.listed...))
 		s.listed = s.listed[:4]
 		s.relist()
 		for _, g := range s.gateways[:3] { // gw-3 has no uplink, gw-4 is shut out
@@ -88,14 +88,14 @@ func TestTheKeyChanges(t *testing.T) {
 			}
 			g.Keys.Told(siteKey(2, 'b'))
 		}
-		s.until(10*time.Second, "three have the new key", s.whole(s.listed[:3]...))
+		s.until(time.Minute, "three have the new key", s.whole(s.listed[:3]...))
 		time.Sleep(5 * time.Minute)
 		s.until(0, "and no others", s.whole(s.listed[:3]...))
 		if st := s.gateways[0].Status(); st.Generation != 2 || st.Listed != 3 {
 			t.Errorf("status %+v", st)
 		}
 		s.gateways[3].Keys.Told(siteKey(2, 'b'))
-		s.until(30*time.Second, "gw-3 has it, too", s.whole(s.listed...))
+		s.until(time.Minute, "gw-3 has it, too", s.whole(s.listed...))
 	})
 }
 
@@ -113,7 +113,7 @@ func TestNoMeshWithoutAKey(t *testing.T) {
 			t.Errorf("%d packets, %v is there, status %+v", n, a.alive(), a.Status())
 		}
 		a.Keys.Told(siteKey(1, 'a'))
-		s.until(30*time.Second, "they found one another", s.whole(s.listed...))
+		s.until(time.Minute, "they found one another", s.whole(s.listed...))
 	})
 }
 
@@ -121,7 +121,7 @@ func TestNoMeshWithoutAKey(t *testing.T) {
 func TestIdleTraffic(t *testing.T) {
 	for _, n := range []int{2, 5, 8} {
 		inSite(t, n, func(t *testing.T, s *site) {
-			s.until(30*time.Second, "all see all", s.whole(s.listed...))
+			s.until(time.Minute, "all see all", s.whole(s.listed...))
 			time.Sleep(time.Minute)
 			before := s.packets.Load()
 			const span = 10 * time.Minute

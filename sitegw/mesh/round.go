@@ -19,8 +19,8 @@ import (
 const (
 	probeEvery   = 2 * time.Second
 	probeTime    = time.Second
-	gossipEvery  = 250 * time.Millisecond // what is new; nothing, mostly
-	syncEvery    = time.Minute            // a whole exchange of states, with one member
+	gossipEvery  = 200 * time.Millisecond // what is new; nothing, mostly
+	syncEvery    = 30 * time.Second       // a whole exchange of states, with one member
 	streamTime   = 10 * time.Second
 	forgetAfter  = 30 * time.Second // a member that died
 	lookEvery    = 2 * time.Second  // at what is to be said of this gateway, and at who came and went
@@ -94,9 +94,9 @@ func (r *round) config(label string, key []byte) *memberlist.Config {
 		Name: r.mesh.Self.Name, Label: label, Transport: r.transport, RequireNodeNames: true, ProtocolVersion: ourProtocol,
 		DelegateProtocolMin: ourDelegate, DelegateProtocolMax: ourDelegate, DelegateProtocolVersion: ourDelegate,
 		SecretKey: key, GossipVerifyIncoming: true, GossipVerifyOutgoing: true,
-		TCPTimeout: streamTime, IndirectChecks: indirectAsks, RetransmitMult: 3, SuspicionMult: maxMisses, SuspicionMaxTimeoutMult: 3,
+		TCPTimeout: streamTime, IndirectChecks: indirectAsks, RetransmitMult: 6, SuspicionMult: maxMisses, SuspicionMaxTimeoutMult: 3,
 		PushPullInterval: syncEvery, ProbeInterval: probeEvery, ProbeTimeout: probeTime, AwarenessMaxMultiplier: 2,
-		GossipInterval: gossipEvery, GossipNodes: 3, GossipToTheDeadTime: forgetAfter, QueueCheckInterval: time.Minute,
+		GossipInterval: gossipEvery, GossipNodes: 4, GossipToTheDeadTime: forgetAfter, QueueCheckInterval: time.Minute,
 		HandoffQueueDepth: 256, UDPBufferSize: 1400,
 		Delegate: r, Events: &r.members, Alive: r, LogOutput: newLog(r.mesh.Log, r.mesh.noise),
 	}
@@ -172,10 +172,13 @@ func (r *round) note() {
 	r.present = now
 }
 
-// join looks for listed siblings that are no members: at the start, after they were away, and when a network that was split is
+// join keeps connections with all siblings, and looks for listed siblings that are no members: at the start, after they were away, and when a network that was split is
 // whole again.
 func (r *round) join(ctx context.Context) {
 	for wait := time.Duration(0); backoff.Sleep(ctx, wait); wait = backoff.Jitter(joinEvery, 0.5) {
+		for n := range *r.mesh.listed.Load() {
+			r.transport.greet(n)
+		}
 		absent := r.absent()
 		rand.Shuffle(len(absent), func(i, j int) { absent[i], absent[j] = absent[j], absent[i] }) //nolint:gosec // spreading load needs no secrecy
 		for _, n := range absent[:min(len(absent), joinAtOnce)] {

@@ -151,6 +151,13 @@ func (t *transport) guard(s *stream) bool {
 	return true
 }
 
+// greet sees to it that there is a connection with a sibling, whatever is said of it: that it stands is better evidence.
+func (t *transport) greet(name string) {
+	if c := t.courier(name); c != nil && !t.connected(name) {
+		c.offer(nil)
+	}
+}
+
 // limitsOf are the limits of a sibling.
 func (t *transport) limitsOf(name string) *limits {
 	t.mu.Lock()
@@ -227,8 +234,11 @@ func (t *transport) servePackets(ctx context.Context, from string, conn net.Conn
 			return
 		}
 		n := binary.BigEndian.Uint16(head[:])
-		if n == 0 || n > maxPacket || limit.Wait(ctx) != nil { // who sends more is held back, not heard
+		if n > maxPacket || limit.Wait(ctx) != nil { // who sends more is held back, not heard
 			return
+		}
+		if n == 0 { // a greeting
+			continue
 		}
 		b := make([]byte, n)
 		if _, err := io.ReadFull(conn, b); err != nil {
