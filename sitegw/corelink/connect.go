@@ -76,6 +76,9 @@ type round struct {
 	tried map[way]bool
 	held  map[way]time.Time // who asked for patience, and until when
 	last  way               // of the newest session: the others come first
+
+	refused bool      // a node has decided about this gateway: a relay would hear the same
+	until   time.Time // and asked for patience
 }
 
 func newRound() *round {
@@ -102,9 +105,25 @@ func (r *round) next(all []way, now time.Time) []way {
 // failed notes a failure, and the patience that was asked for.
 func (r *round) failed(w way, err error, now time.Time) {
 	r.tried[w] = true
-	if e, ok := errors.AsType[*wire.Error](err); ok && e.RetryAfter() > 0 {
+	e, ok := errors.AsType[*wire.Error](err)
+	if ok && e.RetryAfter() > 0 {
 		r.held[w] = now.Add(e.RetryAfter())
 	}
+	if ok && w.via == "" && e.Code != wire.CodeUnavailable {
+		r.refused = true
+		if until := r.held[w]; until.After(r.until) {
+			r.until = until
+		}
+	}
+}
+
+// decided tells whether the core was reached and does not want this gateway now.
+func (r *round) decided(now time.Time) bool { return r.refused || now.Before(r.until) }
+
+// begin is a new round after a session that was healthy.
+func (r *round) begin(last way) {
+	clear(r.tried)
+	r.refused, r.last = false, last
 }
 
 // over ends the round and says how long to wait before the next: at least least, and until one way may be tried.
@@ -116,6 +135,7 @@ func (r *round) over(all []way, least time.Duration, now time.Time) time.Duratio
 		}
 	}
 	clear(r.tried)
+	r.refused = false
 	for a, until := range r.held { // of ways that are no longer in the list, too
 		if !now.Before(until) {
 			delete(r.held, a)
@@ -138,6 +158,9 @@ func (l *Link) Run(ctx context.Context) error {
 	l.keepAlive = keepAlive(usualPeriod)
 	for ctx.Err() == nil {
 		cores, siblings := ways(l.Cores.All()), l.siblings()
+		if r.decided(time.Now()) {
+			siblings = nil
+		}
 		direct, relays := r.next(cores, time.Now()), r.next(siblings, time.Now())
 		if len(direct)+len(relays) == 0 {
 			wait := r.over(append(cores, siblings...), b.Next(), time.Now())
@@ -162,8 +185,7 @@ func (l *Link) Run(ctx context.Context) error {
 		l.Log.Warn("uplink lost", "core", s.way.core, "node", s.node, "relay", s.way.via, "err", err)
 		if time.Since(start) > healthyAfter {
 			b.Reset()
-			clear(r.tried)
-			r.last = s.way
+			r.begin(s.way)
 			continue
 		}
 		r.failed(s.way, err, time.Now())
@@ -222,7 +244,7 @@ func (l *Link) race(ctx context.Context, direct, relays []way, r *round) *sessio
 				l.Log.Warn("no uplink this way", "way", out.way.String(), "err", out.err)
 				r.failed(out.way, out.err, time.Now())
 				failed++
-				if out.way.via == "" && reached(out.err) {
+				if r.decided(time.Now()) {
 					order = order[:max(started, len(direct))]
 				}
 				if started < len(direct) || failed == started || out.way.via != "" {
@@ -234,12 +256,6 @@ func (l *Link) race(ctx context.Context, direct, relays []way, r *round) *sessio
 			}
 		}
 	}
-}
-
-// reached tells whether an error of a direct way shows that the core was reached, and that a relay would hear the same.
-func reached(err error) bool {
-	e, ok := errors.AsType[*wire.Error](err)
-	return ok && e.Code != wire.CodeUnavailable
 }
 
 // open is admitted by a core node, within attemptTime or relayTime.

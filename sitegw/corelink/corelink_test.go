@@ -69,6 +69,7 @@ type plant struct {
 	net     *linktest.Net
 	up      *link.Transport
 	stream  link.StreamDial // nil: QUIC alone
+	relays  *relays         // nil: no siblings
 	cred    *credential.Credential
 	file    string // of the list of core nodes
 	heads   *heads
@@ -139,11 +140,15 @@ func worldOf(t *testing.T, n int, f func(t *testing.T, p *plant)) {
 // start runs a link that was given the addresses by hand, in the place of one that runs.
 func (p *plant) start(byHand ...string) {
 	p.stop()
-	p.link = New(Config{
+	c := Config{
 		Cores: cores.Open(p.file, byHand, slog.New(slog.DiscardHandler)), Transport: p.up, Streams: p.stream, Credential: p.cred, Roster: p.roster, Custody: p.custody, Mirror: p.mirror,
 		Receipts: p.onReceipts, Refused: p.onRefused,
 		Listen: "gw-a:4433", Version: "test", Wall: time.Now, Log: slog.New(slog.DiscardHandler), Changed: p.onChanged, Witness: p.heads,
-	})
+	}
+	if p.relays != nil {
+		c.Siblings, c.Relay = p.relays.names, p.relays.dial
+	}
+	p.link = New(c)
 	ctx, cancel := context.WithCancel(p.t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() { p.roster.Watch(ctx) })
@@ -176,7 +181,8 @@ func (p *plant) onRefused(all []custody.Refused) {
 // A peer is the core's end of one session.
 type peer struct {
 	*link.Session
-	p *plant
+	p     *plant
+	hello wire.UplinkHello
 }
 
 // accept waits for the link's next session and takes its hello.
@@ -198,17 +204,18 @@ func (p *plant) acceptRaw() *peer {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	return &peer{s, p}
+	return &peer{Session: s, p: p}
 }
 
 // hello takes the first message of a session.
 func (p *plant) hello(s *link.Session) *peer {
 	p.t.Helper()
-	c := &peer{s, p}
+	c := &peer{Session: s, p: p}
 	hello := recv[wire.UplinkHello](c, wire.TypeUplinkHello)
 	if hello.Listen != "gw-a:4433" || hello.Version != "test" || hello.Run == 0 {
 		p.t.Errorf("hello %+v", hello)
 	}
+	c.hello = *hello
 	return c
 }
 

@@ -39,6 +39,7 @@ const (
 	busy          // refuses, with a minute's patience
 	fickle        // welcomes, and closes at once
 	slow          // welcomes after more than stagger
+	unsure        // cannot decide now
 )
 
 func (p *plant) addNode() *node {
@@ -104,6 +105,8 @@ func (n *node) answer(s *link.Session) {
 		s.Send(wire.TypeUplinkWelcome, wire.UplinkWelcome{Capability: 1, ReportPeriodMS: wire.Millis(n.p.period)}) //nolint:errcheck // it may be over
 	case busy:
 		s.Refuse(wire.Refuse(wire.CodeBusy, "later").After(time.Minute))
+	case unsure:
+		s.Refuse(wire.Refuse(wire.CodeUnavailable, "no leader").After(time.Minute))
 	case welcomes, fickle:
 		c.send(wire.TypeUplinkWelcome, wire.UplinkWelcome{Capability: 1, ReportPeriodMS: wire.Millis(n.p.period)})
 	}
