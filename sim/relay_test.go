@@ -173,3 +173,64 @@ func TestSiblingRelays(t *testing.T) {
 		p.judge(100)
 	})
 }
+
+// TestRelayFails has everything that a relayed uplink leans on fail under it: the relaying gateway dies, both lose their WAN and one
+// has it back, the relaying one loses its own WAN and relays through the other. Once nobody has an uplink the site is unreachable; as soon
+// as one has, everybody is there.
+func TestRelayFails(t *testing.T) {
+	t.Parallel()
+	inPair(t, 1, 10*time.Second, func(p *pair) {
+		p.wan(p.gws[0], false)
+		p.until(0, "gw-b", 20*time.Second)
+
+		p.runs[1].Kill() // its device goes nowhere: it knows gw-a by the list alone, and that one by then has no uplink
+		p.sleep(5 * time.Second)
+		p.startGateway(1)
+		p.waitFor(0, "gw-b", time.Minute)
+		p.sleep(30 * time.Second)
+		p.homes = p.home() // who fell out of gw-b may have gone to gw-a
+		p.steady(time.Minute)
+
+		p.wan(p.gws[1], false) // now both are cut off
+		p.sleep(2 * time.Minute)
+		for i := range p.devices {
+			p.want(i, "offline", "site_unreachable")
+		}
+		p.wan(p.gws[0], true) // the one that was relayed is the one that can relay
+		p.waitFor(0, "", time.Minute)
+		p.waitFor(1, "gw-a", time.Minute)
+		p.sleep(30 * time.Second)
+		p.steady(time.Minute)
+
+		p.wan(p.gws[0], false) // the one that relays loses its WAN, and the other one has its own back a moment later
+		p.sleep(10 * time.Second)
+		p.wan(p.gws[1], true)
+		p.waitFor(1, "", 90*time.Second)
+		p.waitFor(0, "gw-b", 90*time.Second)
+		p.sleep(30 * time.Second)
+		p.steady(time.Minute)
+		p.wan(p.gws[0], true)
+		p.until(0, "", 90*time.Second)
+		p.judge(50)
+	})
+}
+
+// waitFor is until without a look at the devices.
+func (p *pair) waitFor(i int, via string, limit time.Duration) {
+	p.t.Helper()
+	for begun := time.Now(); p.uplink(i) == nil || p.relayed(i) != via; p.sleep(time.Second) {
+		if time.Since(begun) > limit {
+			p.t.Fatalf("%s: uplink %+v after %v, want it through %q", p.gws[i].Name, p.uplink(i), limit, via)
+		}
+	}
+}
+
+// home is where the devices are now.
+func (p *pair) home() []string {
+	p.t.Helper()
+	var out []string
+	for i := range p.devices {
+		out = append(out, p.device(i).Gateway)
+	}
+	return out
+}

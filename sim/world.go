@@ -299,6 +299,8 @@ type Gateway struct {
 	Name        string
 	Addr        netip.AddrPort
 	TargetBeats uint32 // 0: the default
+	// Stream changes the streams that it dials; nil: nothing does.
+	Stream func(addr string, c net.Conn) net.Conn
 }
 
 // EnrollGateway gets a new gateway its identity.
@@ -336,8 +338,17 @@ func (g *Gateway) config(sockets *[]*netsim.PacketConn) sitegw.Config {
 			}
 			return g.w.socket(listen, sockets)
 		},
-		StreamListen: g.w.Net.Listen, StreamDial: g.w.dialFrom(g.Addr.Addr()),
+		StreamListen: g.w.Net.Listen, StreamDial: g.dial,
 	}
+}
+
+// dial opens a stream from the gateway.
+func (g *Gateway) dial(ctx context.Context, addr string) (net.Conn, error) {
+	c, err := g.w.Net.DialFrom(ctx, g.Addr.Addr(), addr)
+	if err == nil && g.Stream != nil {
+		c = g.Stream(addr, c)
+	}
+	return c, err
 }
 
 // Start runs the gateway.

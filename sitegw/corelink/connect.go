@@ -21,7 +21,8 @@ const (
 	stagger     = 500 * time.Millisecond
 	// relayAfter is how long direct ways are tried before siblings are asked beside them, where none has failed sooner: a black hole
 	// says nothing. TCP, which is dialled 2 s after QUIC, has a session by then over any WAN but a satellite's, and that one moves
-	// back. Of the three report periods after which a core gives a gateway up, a dead link takes one to be noticed.
+	// back. With a shorter report period it is less: of the three periods after which a core gives a gateway up, a dead link takes
+	// one to be noticed, and there may have been no word for one before.
 	relayAfter = 4 * time.Second
 	// relayTime bounds one attempt through a sibling, which dials, too.
 	relayTime  = 15 * time.Second
@@ -206,7 +207,7 @@ func (l *Link) race(ctx context.Context, direct, relays []way, r *round) *sessio
 	}
 	results := make(chan result)
 	o := l.options()
-	relayed := time.Now().Add(relayAfter)
+	relayed := time.Now().Add(min(relayAfter, l.Period()*2/5))
 	t := time.NewTimer(0) // the first is due at once
 	defer t.Stop()
 	order := slices.Concat(direct, relays)

@@ -177,6 +177,22 @@ func TestRelayInABlackHole(t *testing.T) {
 	})
 }
 
+// A core that gives its gateways up sooner is reached sooner.
+func TestRelayWithAShortPeriod(t *testing.T) {
+	relayed(t, 1, func(t *testing.T, p *plant, addrs []string) {
+		p.period = 2 * time.Second
+		p.start(addrs...)
+		p.via("", time.Second)
+		p.nodes[0].cut(true)
+		for p.link.Connected() {
+			tick()
+		}
+		if took := p.via("gw-c", 3*time.Second); took > time.Second {
+			t.Errorf("through a sibling after %v", took)
+		}
+	})
+}
+
 // Nodes that fail at once make no delay, and one that has decided about the gateway is believed: a relay would hear the same.
 func TestRelayAfterFailures(t *testing.T) {
 	relayed(t, 2, func(t *testing.T, p *plant, addrs []string) {
