@@ -307,7 +307,7 @@ func TestBacklog(t *testing.T) {
 		third.Import("core-1", &s, full.Add(period), full.Add(period))
 	}
 	u := third.Uplink(gwA, full.Add(period))
-	if u.Node != "core-1" || u.Carrier != "tcp" || !u.Backlog.At.Equal(full) || !u.Synced.Equal(at) || !u.Opened.Equal(start) {
+	if u.Node != "core-1" || u.Carrier != "tcp" || u.Relay != "gw-b" || !u.Backlog.At.Equal(full) || !u.Synced.Equal(at) || !u.Opened.Equal(start) {
 		t.Errorf("told by a node: %+v", u)
 	}
 	tell(full.Add(2*period), &wire.Backlog{Refused: 1})

@@ -46,6 +46,7 @@ type core struct {
 	stale    *registry.View // what View shows until the next Barrier
 	err      error          // what Propose fails with
 	known    seal.Stamp     // what gateways say that they hold
+	via      string         // the sibling that relays them, as they say
 }
 
 // View implements Registry.
@@ -221,7 +222,7 @@ func (c *core) dialAs(id ident.ID, key *ecdsa.PrivateKey, ep ident.Endpoint) *ga
 		c.t.Fatal(err)
 	}
 	g := &gateway{Session: s, c: c, id: id, key: key, tr: tr}
-	g.send(wire.TypeUplinkHello, wire.UplinkHello{Capability: 1, Version: "test", Listen: name(id), Run: 1, KnownEpoch: c.known.ClusterEpoch, Known: c.known.Number})
+	g.send(wire.TypeUplinkHello, wire.UplinkHello{Capability: 1, Version: "test", Listen: name(id), Run: 1, KnownEpoch: c.known.ClusterEpoch, Known: c.known.Number, Via: c.via})
 	return g
 }
 

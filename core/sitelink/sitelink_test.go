@@ -3,6 +3,7 @@ package sitelink
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/core/command"
@@ -35,6 +36,40 @@ func TestWelcome(t *testing.T) {
 		}
 		if _, connected := c.tracker.LastHeard("plant-7/gw-a", time.Now()); !connected {
 			t.Error("not heard")
+		}
+	})
+}
+
+// Through whom a gateway comes shows until its next session, and is a name or nothing.
+func TestRelayedGateway(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		id := ident.Gateway("acme", "plant-7", "gw-a")
+		key, ep := c.endpoint(id)
+		c.do(&command.Enroll{Token: c.token(seal.KindGateway, "plant-7").ID, Kind: seal.KindGateway, Name: "gw-a", SPKI: spkiOf(t, key)})
+		open := func() *gateway {
+			g := c.dialAs(id, key, ep)
+			recv[wire.UplinkWelcome](g, wire.TypeUplinkWelcome)
+			recv[wire.Site](g, wire.TypeSite)
+			return g
+		}
+		c.via = "gw-b"
+		relayed := open()
+		if u := c.tracker.Uplink("plant-7/gw-a", time.Now()); !u.Connected || u.Relay != "gw-b" {
+			t.Errorf("%+v", u)
+		}
+		c.via = ""
+		direct := open()
+		relayed.hangUp()
+		synctest.Wait()
+		if u := c.tracker.Uplink("plant-7/gw-a", time.Now()); !u.Connected || u.Relay != "" {
+			t.Errorf("after the move: %+v", u)
+		}
+		direct.hangUp()
+		c.via = "gw-b\n"
+		g := c.dial("plant-7", "gw-c", true)
+		defer g.hangUp()
+		if e := recv[wire.Error](g, wire.TypeError); e.Code != wire.CodeMalformed {
+			t.Errorf("a name that is none: %v", e)
 		}
 	})
 }

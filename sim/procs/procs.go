@@ -37,6 +37,7 @@ type Fleet struct {
 	API, Uplink, Cluster string // addresses of the first core node
 	cores                []*CoreNode
 	ReportPeriod         time.Duration
+	groups               map[string]uint32 // of processes that do not run in this one's group, by name, so that a firewall knows them
 
 	mu    sync.Mutex
 	procs []*Proc
@@ -118,6 +119,9 @@ func (f *Fleet) start(name, path string, args ...string) (*Proc, error) {
 	p.cmd = exec.Command(path, args...) //nolint:noctx,gosec // it ends by Kill or Stop, and its name is ours
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	if gid, ok := f.groups[name]; ok {
+		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uint32(os.Getuid()), Gid: gid} //nolint:gosec // G115: it is none on Windows alone
+	}
 	if err := p.cmd.Start(); err != nil {
 		return nil, errors.Join(err, out.Close())
 	}
