@@ -327,21 +327,6 @@ func (g *Gateway) assemble() {
 	})
 }
 
-// relays are the siblings through which to look for the core, in the order of what the mesh says of them.
-func (g *Gateway) relays() []string {
-	all := g.mesh.Siblings()
-	names := make([]string, len(all))
-	for i := range all {
-		names[i] = all[i].Name
-	}
-	return names
-}
-
-// dialRelay opens a stream to the core through a sibling.
-func (g *Gateway) dialRelay(ctx context.Context, name string) (net.Conn, error) {
-	return g.dialSibling(ctx, name, wire.PurposeRelay)
-}
-
 // ID is the gateway's identity.
 func (g *Gateway) ID() ident.ID { return g.cred.ID }
 

@@ -235,6 +235,7 @@ func TestWatched(t *testing.T) {
 			"holdfast_gateway_statements_passed_total 0", `holdfast_gateway_statements_refused_total{code="unavailable"} 0`,
 			`holdfast_gateway_agents_refused_total{code="other"} 0`, "holdfast_gateway_enrollments_total 0",
 			`holdfast_gateway_enrollments_refused_total{code="refused"} 0`, "holdfast_gateway_witness_alarms_total 0",
+			"holdfast_gateway_uplink_relayed 0", "holdfast_gateway_relays 0", "holdfast_gateway_relays_total 0", "holdfast_gateway_relayed_bytes_total 0",
 		)
 		s.Close()
 		<-c.up

@@ -51,3 +51,18 @@ func (g *Gateway) wayUp() mesh.Uplink {
 func (g *Gateway) howBusy() mesh.Load {
 	return mesh.Load{Sessions: g.agents.Sessions(), Busy: g.busy.last()}
 }
+
+// relays are the siblings through which to look for the core, in the order of what the mesh says of them.
+func (g *Gateway) relays() []string {
+	all := g.mesh.Siblings()
+	names := make([]string, len(all))
+	for i := range all {
+		names[i] = all[i].Name
+	}
+	return names
+}
+
+// dialRelay opens a stream to the core through a sibling.
+func (g *Gateway) dialRelay(ctx context.Context, name string) (net.Conn, error) {
+	return g.dialSibling(ctx, name, wire.PurposeRelay)
+}

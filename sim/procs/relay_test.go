@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+
 	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
 )
 

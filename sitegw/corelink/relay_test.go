@@ -243,7 +243,7 @@ func TestRelayEnds(t *testing.T) {
 		p.via("gw-c", 10*time.Second)
 		time.Sleep(time.Minute)
 		p.relays.asks()
-		p.relays.open[0].Close() //nolint:errcheck // a pipe
+		p.relays.open[0].Close()
 		time.Sleep(time.Second)
 		if took := p.via("gw-b", 10*time.Second); took > relayAfter+time.Second {
 			t.Errorf("through the other sibling after %v", took)

@@ -140,7 +140,7 @@ func (p *plant) ask() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.t.Cleanup(func() { c.Close() }) //nolint:errcheck // it never fails
+	p.t.Cleanup(func() { c.Close() })
 	return c, nil
 }
 
@@ -158,7 +158,7 @@ func (p *plant) relayed(ln net.Listener) (a, core net.Conn) {
 	a, err := p.ask()
 	p.ok(err)
 	core = <-accepted
-	p.t.Cleanup(func() { core.Close() }) //nolint:errcheck // it may be closed
+	p.t.Cleanup(func() { core.Close() })
 	return a, core
 }
 
@@ -182,7 +182,7 @@ func TestRelayCarries(t *testing.T) {
 				if _, err := from.Write(want); err != nil {
 					t.Error(err)
 				}
-				from.Close() //nolint:errcheck // it may fail when the other side was faster
+				from.Close()
 			}()
 			got := make([]byte, len(want))
 			if _, err := io.ReadFull(to, got); err != nil || !bytes.Equal(got, want) {
@@ -191,7 +191,7 @@ func TestRelayCarries(t *testing.T) {
 			if n, err := to.Read(got); n > 0 || err == nil {
 				t.Errorf("side %d: %d bytes behind the end", side, n)
 			}
-			to.Close() //nolint:errcheck // see above
+			to.Close()
 			time.Sleep(lingerTime)
 			synctest.Wait()
 			if s := p.srv.Status(); s.Open != 0 || s.Carried != uint64(side+1) || s.Bytes != uint64((side+1)*len(want)) {
@@ -270,7 +270,7 @@ func TestRelaysAreBounded(t *testing.T) {
 		if _, err := p.ask(); !refused(err, wire.CodeBusy) {
 			t.Errorf("one more: %v", err)
 		}
-		last.Close() //nolint:errcheck // it never fails
+		last.Close()
 		time.Sleep(lingerTime)
 		p.relayed(ln)
 	})

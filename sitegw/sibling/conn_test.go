@@ -18,7 +18,7 @@ import (
 // fill makes n bytes that are not all the same.
 func fill(n int) []byte {
 	b := make([]byte, n)
-	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test's bytes
+	r := rand.New(rand.NewPCG(1, 2))
 	for i := range b {
 		b[i] = byte(r.Uint32())
 	}
@@ -33,7 +33,7 @@ func TestConnCarriesAStream(t *testing.T) {
 		want := fill(300_000)
 		for i, c := range []*Conn{a, b} {
 			go func() {
-				r := rand.New(rand.NewPCG(uint64(i), 3)) //nolint:gosec // a test's pieces
+				r := rand.New(rand.NewPCG(uint64(i), 3))
 				for rest := want; len(rest) > 0; {
 					n := min(1+r.IntN(40_000), len(rest))
 					if _, err := c.Write(rest[:n]); err != nil {
@@ -69,12 +69,12 @@ func TestCloseDeliversWhatWasWritten(t *testing.T) {
 				if _, err := from.Write(want); err != nil {
 					t.Error(err)
 				}
-				from.Close() //nolint:errcheck // it never fails
+				from.Close()
 			}()
 			if got, err := io.ReadAll(to); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("side %d: %d bytes, %v", i, len(got), err)
 			}
-			to.Close() //nolint:errcheck // it never fails
+			to.Close()
 			if _, err := to.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
 				t.Errorf("read after close: %v", err)
 			}
@@ -92,7 +92,7 @@ func TestCloseIsBounded(t *testing.T) {
 		a, _ := s.pair()
 		s.net.Cut(s.b.tr.Addr(), true)
 		start := time.Now()
-		a.Close() //nolint:errcheck // it never fails
+		a.Close()
 		if took := time.Since(start); took > lingerTime+time.Second {
 			t.Errorf("close took %v", took)
 		}
@@ -113,8 +113,8 @@ func TestReadDeadline(t *testing.T) {
 		}
 		// A deadline that moves while a read waits: later, and then into the past.
 		s.ok(a.SetReadDeadline(start.Add(2 * time.Second)))
-		time.AfterFunc(500*time.Millisecond, func() { a.SetReadDeadline(start.Add(time.Minute)) }) //nolint:errcheck // it never fails
-		time.AfterFunc(5*time.Second, func() { a.SetReadDeadline(time.Unix(1, 0)) })               //nolint:errcheck // it never fails
+		time.AfterFunc(500*time.Millisecond, func() { a.SetReadDeadline(start.Add(time.Minute)) })
+		time.AfterFunc(5*time.Second, func() { a.SetReadDeadline(time.Unix(1, 0)) })
 		if _, err := a.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != 6*time.Second {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}

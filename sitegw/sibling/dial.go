@@ -23,7 +23,7 @@ func (p *Peers) Dial(ctx context.Context, name string, purpose wire.Purpose) (*C
 		return p.check(&peer)
 	}
 	to := link.Target{Addr: g.Listen, TLS: p.Endpoint.Client(wire.ALPNSite, ident.RoleGateway, accept), Options: link.Options{Limits: link.SiblingLimits}}
-	ls, err := link.Open(ctx, p.Dialer, to, func(ls *link.Session) (*link.Session, error) { return ls, p.greet(ls, purpose) })
+	ls, err := link.Open(ctx, p.Dialer, to, func(ls *link.Session) (*link.Session, error) { return ls, p.greet(ls, purpose) }) //nolint:contextcheck // the session is forgotten at its own end
 	if err != nil {
 		return nil, fmt.Errorf("dial gateway %q for %v: %w", name, purpose, err)
 	}

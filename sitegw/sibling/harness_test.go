@@ -161,7 +161,7 @@ func (s *site) dial(g *gateway, name string, purpose wire.Purpose) (*Conn, error
 	defer cancel()
 	c, err := g.Dial(ctx, name, purpose)
 	if err == nil {
-		s.t.Cleanup(func() { c.Close() }) //nolint:errcheck // it never fails
+		s.t.Cleanup(func() { c.Close() })
 	}
 	return c, err
 }

@@ -130,7 +130,7 @@ func TestSessionsAreBounded(t *testing.T) {
 			t.Fatalf("one more: %v", err)
 		}
 		s.b.done <- struct{}{}
-		first.Close() //nolint:errcheck // it never fails
+		first.Close()
 		time.Sleep(2 * lingerTime)
 		s.pair()
 		close(s.b.done)
