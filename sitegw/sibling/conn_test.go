@@ -113,8 +113,8 @@ func TestReadDeadline(t *testing.T) {
 		}
 		// A deadline that moves while a read waits: later, and then into the past.
 		s.ok(a.SetReadDeadline(start.Add(2 * time.Second)))
-		time.AfterFunc(500*time.Millisecond, func() { a.SetReadDeadline(start.Add(time.Minute)) })
-		time.AfterFunc(5*time.Second, func() { a.SetReadDeadline(time.Unix(1, 0)) })
+		time.AfterFunc(500*time.Millisecond, func() { a.SetReadDeadline(start.Add(time.Minute)) }) //nolint:errcheck // it never fails
+		time.AfterFunc(5*time.Second, func() { a.SetReadDeadline(time.Unix(1, 0)) })               //nolint:errcheck // it never fails
 		if _, err := a.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != 6*time.Second {
 			t.Errorf("after %v: %v", time.Since(start), err)
 		}
