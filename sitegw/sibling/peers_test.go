@@ -152,6 +152,7 @@ func TestDelistedGatewayIsCutOff(t *testing.T) {
 		full := s.gateways()
 		s.setList(full[1:])
 		s.b.Changed()
+		s.ok(a.SetReadDeadline(time.Now().Add(time.Minute)))
 		if _, err := a.Read(make([]byte, 1)); !refused(err, wire.CodeForbidden) {
 			t.Errorf("the one taken off the list reads %v", err)
 		}
@@ -160,6 +161,7 @@ func TestDelistedGatewayIsCutOff(t *testing.T) {
 		_, b = s.pair()
 		s.setList(full[:1])
 		s.a.Changed()
+		s.ok(b.SetReadDeadline(time.Now().Add(time.Minute)))
 		if _, err := b.Read(make([]byte, 1)); !refused(err, wire.CodeForbidden) {
 			t.Errorf("the one taken off the list reads %v", err)
 		}
