@@ -203,10 +203,10 @@ type gateway struct {
 	attach        *seal.SealedAttach
 }
 
-// accept waits for the agent's attach at gateway i. Probes that come before it are answered if somebody waits for it still.
-func (w *world) accept(i int) *gateway {
+// opened waits for the first message of the agent's next session at gateway i.
+func (w *world) opened(i int) (*wirelink.Session, wire.Type, []byte) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 10*time.Minute)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Hour)
 	defer cancel()
 	for {
 		pending, err := w.gateways[i].Accept(ctx)
@@ -215,24 +215,46 @@ func (w *world) accept(i int) *gateway {
 		}
 		s, err := pending.Session(ctx, time.Minute)
 		if err != nil {
-			continue
+			continue // nobody waited for it then, and the agent has given up
 		}
-		t, body, err := s.RecvWithin(time.Minute)
-		if err != nil {
-			continue
+		if t, body, err := s.RecvWithin(time.Minute); err == nil {
+			return s, t, body
 		}
+	}
+}
+
+// probe waits for a probe at gateway i and answers it.
+func (w *world) probe(i int, out wire.Probed) *wire.Probe {
+	w.t.Helper()
+	s, t, body := w.opened(i)
+	defer s.Close()
+	m := new(wire.Probe)
+	if err := wire.Unmarshal(body, m); t != wire.TypeProbe || err != nil {
+		w.t.Fatalf("got %v, %v, want a probe", t, err)
+	}
+	out.Capability = 1
+	if err := s.Send(wire.TypeProbed, out); err != nil {
+		w.t.Fatal(err)
+	}
+	s.Finish(time.Second)
+	return m
+}
+
+// accept waits for the agent's attach at gateway i. Probes that come before it are not answered.
+func (w *world) accept(i int) *gateway {
+	w.t.Helper()
+	for {
+		s, t, body := w.opened(i)
 		if t == wire.TypeProbe {
-			if s.Send(wire.TypeProbed, wire.Probed{Capability: 1}) == nil {
-				s.Finish(time.Second)
-			}
 			s.Close()
 			continue
 		}
 		g := &gateway{Session: s, w: w, attachMessage: new(wire.Attach)}
-		if err := wire.Unmarshal(body, g.attachMessage); err != nil || t != wire.TypeAttach {
-			w.t.Fatalf("got %v, want an attach: %v", t, err)
+		err := wire.Unmarshal(body, g.attachMessage)
+		if err == nil {
+			g.attach, err = seal.ParseAttach(g.attachMessage.Sealed)
 		}
-		if g.attach, err = seal.ParseAttach(g.attachMessage.Sealed); err != nil {
+		if err != nil {
 			w.t.Fatal(err)
 		}
 		return g

@@ -192,6 +192,7 @@ func (l *Link) greet(ls *wirelink.Session) (*session, error) {
 	interval, keepAlive := l.State.Interval()
 	s := &session{Link: l, link: ls, interval: clamp(interval), keepAlive: keepAlive, up: newUpload(), in: make(chan frame, waiting)}
 	s.claims.Store(true)
+	s.beatIn.Store(-1)
 	if err := s.attach(); err != nil {
 		return nil, err
 	}

@@ -99,7 +99,7 @@ func (l *Link) probe(ctx context.Context, u use, addr string) (here, there time.
 		l.Log.Info("gateway not probed", "gateway", addr, "err", err)
 		return 0, 0, ""
 	}
-	here, there = u.s.link.RTT(), a.rtt
+	here, there = u.s.roundTrip(), a.rtt
 	l.routes.to(u.addr).measured(here)
 	l.routes.to(addr).measured(there)
 	claims := u.s.claims.Load()
@@ -138,8 +138,11 @@ func (l *Link) ask(ls *wirelink.Session) (*answer, error) {
 	if err := opened(ls, wire.TypeProbed, out); err != nil {
 		return nil, err
 	}
-	// The handshake's round trips have the peer's work in them, and so has this one; the shorter one has less.
-	rtt := min(time.Since(begin), ls.RTT())
+	// Both the handshake's round trips and this one have the peer's work in them; the shorter one has less.
+	rtt := time.Since(begin)
+	if r := ls.RTT(); r > 0 {
+		rtt = min(rtt, r)
+	}
 	ls.Close()
 	return &answer{out, peer.ID, rtt}, nil
 }

@@ -52,13 +52,16 @@ func (r *routes) keep(addrs []string) {
 	}
 }
 
-// measured takes in a round trip. Half of the smoothed one comes from the newest, so that a detour that lasts is known after two.
+// measured takes in a round trip; 0: none. Half of the smoothed one comes from the newest, so that a detour that lasts is known
+// after two.
 func (r *route) measured(rtt time.Duration) {
-	rtt = max(rtt, 1)
-	if r.rtt == 0 {
+	switch {
+	case rtt == 0:
+	case r.rtt == 0:
 		r.rtt = rtt
+	default:
+		r.rtt = (r.rtt + rtt) / 2
 	}
-	r.rtt = (r.rtt + rtt) / 2
 }
 
 // arrived notes where the newest session is.
@@ -80,9 +83,9 @@ func (r *routes) quiet(now time.Time) bool { return !r.came.IsZero() && now.Sub(
 
 // A placement is how a gateway looks to a device at one moment.
 type placement struct {
-	home   bool // it is of the device's own site
-	uplink bool // it says that it has an uplink
-	rtt    time.Duration
+	home   bool          // it is of the device's own site
+	uplink bool          // it says that it has an uplink
+	rtt    time.Duration // 0: not known
 }
 
 // preferred tells why the gateway at p is to be preferred to the one in use at u; "": it is not.

@@ -34,8 +34,9 @@ type session struct {
 	interval  time.Duration
 	keepAlive time.Duration
 
-	in     chan frame  // to the one who owns the fields
-	claims atomic.Bool // the gateway says that it has an uplink, or has not said anything yet
+	in     chan frame   // to the one who owns the fields
+	claims atomic.Bool  // the gateway says that it has an uplink, or has not said anything yet
+	beatIn atomic.Int64 // ns from the newest answered heartbeat to its answer; negative: none was answered
 
 	unanswered int
 	lastBeat   time.Time
@@ -175,6 +176,9 @@ func (s *session) take(f frame) error {
 			s.answered.Add(1)
 			s.unanswered = 0
 			s.claims.Store(m.Uplink)
+			if m.Number == s.sent {
+				s.beatIn.Store(int64(time.Since(s.lastBeat)))
+			}
 		}
 		s.told(m.IntervalMS)
 		s.uplink(m.Uplink)
@@ -202,6 +206,16 @@ func (s *session) take(f frame) error {
 		s.Log.Info("certificate renewed", "expires", s.Credential.Certificate().Leaf.NotAfter)
 	}
 	return nil
+}
+
+// roundTrip is the session's round-trip time, 0 when it is not known. Like what a probe measures it is the shorter one of the
+// transport's, which may have the peer's delays of acknowledgements in it, and an answer's.
+func (s *session) roundTrip() time.Duration {
+	rtt := s.link.RTT()
+	if beat := time.Duration(s.beatIn.Load()); beat >= 0 {
+		rtt = min(rtt, beat)
+	}
+	return rtt
 }
 
 // told takes over an interval.

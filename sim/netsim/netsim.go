@@ -27,7 +27,8 @@ type Net struct {
 	weather Weather
 	cut     map[[2]netip.Addr]bool // from, to
 	off     map[netip.Addr]bool    // hosts that are unplugged
-	noUDP   map[netip.Addr]bool    // hosts with a firewall that lets no packets through, and streams alone
+	away    map[netip.Addr]distance
+	noUDP   map[netip.Addr]bool // hosts with a firewall that lets no packets through, and streams alone
 	packets map[netip.AddrPort]*PacketConn
 	streams map[string]*listener
 	open    map[*half]struct{} // directions of open streams
@@ -38,7 +39,7 @@ type Net struct {
 // New makes a network whose randomness comes from seed.
 func New(seed uint64, w Weather) *Net {
 	return &Net{
-		rand: rand.New(rand.NewPCG(seed, 1)), weather: w, cut: make(map[[2]netip.Addr]bool), off: make(map[netip.Addr]bool), noUDP: make(map[netip.Addr]bool), //nolint:gosec // a seed is the point
+		rand: rand.New(rand.NewPCG(seed, 1)), weather: w, cut: make(map[[2]netip.Addr]bool), off: make(map[netip.Addr]bool), noUDP: make(map[netip.Addr]bool), away: make(map[netip.Addr]distance), //nolint:gosec // a seed is the point
 		packets: make(map[netip.AddrPort]*PacketConn), streams: make(map[string]*listener), open: make(map[*half]struct{}), next: 40000,
 	}
 }
@@ -48,6 +49,38 @@ func (n *Net) SetWeather(w Weather) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.weather = w
+}
+
+// A distance is what a host adds to the latency of what it sends and is sent.
+type distance struct {
+	d      time.Duration
+	spread float64
+}
+
+// Away puts a host at a distance: whatever it sends and is sent takes d longer, for packets give or take the fraction spread of it.
+func (n *Net) Away(host netip.Addr, d time.Duration, spread float64) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.away[host] = distance{d, spread}
+}
+
+// steady is the latency between two hosts without what is drawn. The caller holds mu.
+func (n *Net) steady(from, to netip.Addr) time.Duration {
+	return n.weather.Latency + n.away[from].d + n.away[to].d
+}
+
+// latency is how long a packet takes. The caller holds mu.
+func (n *Net) latency(from, to netip.Addr) time.Duration {
+	d := n.steady(from, to)
+	if n.weather.Jitter > 0 {
+		d += time.Duration(n.rand.Int64N(int64(n.weather.Jitter)))
+	}
+	for _, a := range [2]distance{n.away[from], n.away[to]} {
+		if a.spread > 0 {
+			d += time.Duration((n.rand.Float64()*2 - 1) * a.spread * float64(a.d))
+		}
+	}
+	return d
 }
 
 // Watch calls f with every packet that is sent. f must not keep p.
@@ -166,10 +199,7 @@ func (n *Net) send(by *PacketConn, to netip.AddrPort, p []byte) {
 		if n.off[from.Addr()] || n.off[to.Addr()] || n.noUDP[from.Addr()] || n.noUDP[to.Addr()] || n.cut[[2]netip.Addr{from.Addr(), to.Addr()}] || n.weather.Loss > 0 && n.rand.Float64() < n.weather.Loss {
 			continue
 		}
-		delay := n.weather.Latency
-		if n.weather.Jitter > 0 {
-			delay += time.Duration(n.rand.Int64N(int64(n.weather.Jitter)))
-		}
+		delay := n.latency(from.Addr(), to.Addr())
 		pk := packet{from, append([]byte(nil), p...)}
 		if delay == 0 {
 			n.deliver(to, pk)

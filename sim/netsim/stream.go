@@ -58,7 +58,7 @@ func (n *Net) DialFrom(ctx context.Context, from netip.Addr, addr string) (net.C
 	n.mu.Lock()
 	l, ok := n.streams[addr]
 	ok = ok && !n.off[from] && !n.off[to.Addr()]
-	latency := n.weather.Latency
+	latency := n.steady(from, to.Addr())
 	n.mu.Unlock()
 	if !ok {
 		return nil, fmt.Errorf("dial %s: %w", addr, errRefused)
@@ -190,7 +190,7 @@ func (h *half) write(p []byte) (n int, wait <-chan struct{}, err error) {
 		return 0, h.changed, nil
 	}
 	n = min(len(p), window-h.size)
-	h.sent = append(h.sent, segment{append([]byte(nil), p[:n]...), time.Now().Add(h.net.weather.Latency)})
+	h.sent = append(h.sent, segment{append([]byte(nil), p[:n]...), time.Now().Add(h.net.steady(h.from, h.to))})
 	h.size += n
 	h.flow()
 	return n, nil, nil

@@ -409,3 +409,55 @@ func TestListIsSent(t *testing.T) {
 		}
 	})
 }
+
+// A probe is answered as an attach would be, and changes nothing.
+func TestProbe(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		list := p.core.List("plant-7", seal.ListedGateway{Name: "gw-a"})
+		p.tell(&wire.Site{List: list})
+		probe := func(a *agent, m wire.Probe) {
+			t.Helper()
+			s, err := a.tr.Dial(t.Context(), p.addr, a.ep.Client(wire.ALPNAgent, ident.RoleGateway, nil), link.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.Session = s
+			a.send(wire.TypeProbe, m)
+		}
+		for _, tc := range []struct {
+			state wire.DeviceState
+			want  wire.Code
+		}{{wire.DeviceActive, wire.CodeNone}, {wire.DeviceQuarantined, wire.CodeNone}, {wire.DeviceUnknown, wire.CodeUnknownKey}, {wire.DeviceDecommissioned, wire.CodeRetired}} {
+			a := p.agent().known(tc.state, 0)
+			probe(a, wire.Probe{Capability: 1, ListEpoch: 1})
+			if tc.want != wire.CodeNone {
+				a.refused(tc.want)
+			} else if m := recv[wire.Probed](a, wire.TypeProbed); m.Capability != 1 || !m.Uplink || !bytes.Equal(m.List, list) {
+				t.Errorf("answered %+v", m)
+			}
+			a.hangUp()
+		}
+		p.up.mu.Lock()
+		p.up.down = true
+		p.up.mu.Unlock()
+		stranger := p.agent() // admitted by its certificate
+		defer stranger.hangUp()
+		probe(stranger, wire.Probe{Capability: 1, ListEpoch: 1, List: p.core.N})
+		if m := recv[wire.Probed](stranger, wire.TypeProbed); m.Uplink || m.List != nil {
+			t.Errorf("answered %+v", m)
+		}
+		if len(p.roster.Devices()) != 0 || p.srv.Sessions() != 0 || len(p.up.asked) != 0 {
+			t.Errorf("probes left %d devices and %d sessions, and %d questions for the core", len(p.roster.Devices()), p.srv.Sessions(), len(p.up.asked))
+		}
+		for range manyOpening + 1 {
+			p.srv.opening <- struct{}{}
+		}
+		busy := p.agent().known(wire.DeviceActive, 0)
+		defer busy.hangUp()
+		probe(busy, wire.Probe{Capability: 1})
+		busy.refused(wire.CodeBusy)
+		if n := p.srv.Counters().Probes.Load(); n != 3 {
+			t.Errorf("%d probes were answered", n)
+		}
+	})
+}

@@ -118,8 +118,15 @@ type quicConn struct{ c *quic.Conn }
 func (quicConn) carrier() Carrier             { return QUIC }
 func (q quicConn) state() tls.ConnectionState { return q.c.ConnectionState().TLS }
 func (q quicConn) remote() net.Addr           { return q.c.RemoteAddr() }
-func (q quicConn) roundTrip() time.Duration   { return q.c.ConnectionStats().SmoothedRTT }
 func (q quicConn) context() context.Context   { return q.c.Context() }
+
+func (q quicConn) roundTrip() time.Duration {
+	st := q.c.ConnectionStats()
+	if st.MinRTT == 0 {
+		return 0 // the library shows what it assumes
+	}
+	return st.SmoothedRTT
+}
 
 func (q quicConn) control(ctx context.Context) (control, error) {
 	s, err := q.c.AcceptStream(ctx)

@@ -42,7 +42,7 @@ func (s *Session) RemoteAddr() net.Addr { return s.conn.remote() }
 // Carrier is what the session runs over.
 func (s *Session) Carrier() Carrier { return s.conn.carrier() }
 
-// RTT is the smoothed round-trip time of the connection.
+// RTT is the smoothed round-trip time of the connection; 0: not measured.
 func (s *Session) RTT() time.Duration { return s.conn.roundTrip() }
 
 // Context ends with the session.
