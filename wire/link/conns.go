@@ -22,6 +22,16 @@ var errProtocol = errors.New("the server speaks none of this client's protocols"
 // in between lets no connection through: so other than a refusal that was spoken, this one ends no attempt over QUIC.
 var errHungUp = fmt.Errorf("hung up on: %w", wire.Refuse(wire.CodeBusy, "the peer takes no connection now"))
 
+// isHangUp tells whether an error is the other side's end of a net.Conn, be it a socket or a pipe.
+func isHangUp(err error) bool {
+	for _, e := range []error{io.EOF, io.ErrClosedPipe, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
 // DialConn opens a session over TLS on conn, which is the session's from then on, also when there is an error. A session is
 // not an admission: that is the peer's welcome.
 func DialConn(ctx context.Context, conn net.Conn, tc *tls.Config, o Options) (*Session, error) {
@@ -40,7 +50,7 @@ func DialConn(ctx context.Context, conn net.Conn, tc *tls.Config, o Options) (*S
 	}
 	if err != nil {
 		conn.Close() //nolint:errcheck // the session never began
-		if raw.unread() && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)) {
+		if raw.unread() && isHangUp(err) {
 			err = fmt.Errorf("%w: %w", errHungUp, err)
 		}
 		return nil, fmt.Errorf("dial %v: %w: %w", conn.RemoteAddr(), ErrClosed, err)

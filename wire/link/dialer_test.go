@@ -191,7 +191,7 @@ func TestOpenHungUpOn(t *testing.T) {
 			here, there := net.Pipe()
 			go func() {
 				there.Read(make([]byte, 8<<10)) //nolint:errcheck // what is said is of no interest
-				there.Close()                   //nolint:errcheck // a pipe
+				there.Close()
 			}()
 			return here, nil
 		})
