@@ -79,7 +79,7 @@ type Link struct {
 func New(c Config) *Link {
 	return &Link{
 		Config: c, dialer: wirelink.NewDialer(c.Transport, c.Streams), run: rand.Uint64(), began: time.Now(), wake: make(chan struct{}, 1), //nolint:gosec // an id, no secret
-		why: "start", routes: routes{due: time.Now().Add(firstProbe())},
+		why: "start",
 	}
 }
 
@@ -101,7 +101,6 @@ func (l *Link) Run(ctx context.Context) error {
 	l.refresh()
 	l.prefer("")
 	for failed := 0; ctx.Err() == nil; {
-		l.refresh()
 		start := time.Now()
 		gw, admitted, err := l.once(ctx, l.gateways[0])
 		if ctx.Err() != nil {
@@ -115,11 +114,12 @@ func (l *Link) Run(ctx context.Context) error {
 		} else {
 			failed++
 		}
+		l.refresh()
 		if admitted {
 			l.prefer(gw)
 		}
 		if failed > 0 || silent(err) {
-			l.gateways = append(l.gateways[1:], gw)
+			l.putLast(gw)
 		}
 		l.why = "the one before ended"
 		wait := waitAfter(err, &b)

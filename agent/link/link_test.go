@@ -39,7 +39,7 @@ func TestAttachAndBeat(t *testing.T) {
 
 func TestIntervalPushed(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
-		g := w.admit(0, 30*time.Minute) // the next attach is later than the first heartbeat
+		g := w.admit(0, 30*time.Minute) // the attach is renewed hourly
 		g.beat()
 		time.Sleep(time.Minute)
 		g.send(wire.TypeHeartbeatAck, wire.HeartbeatAck{IntervalMS: 2000})

@@ -20,7 +20,7 @@ const (
 	probeEvery  = 15 * time.Minute
 	probeJitter = 0.5 // of it, either way
 	probeBeats  = 30
-	// The first one comes when a crowd that started together has its sessions.
+	// The first one of a session comes when a crowd that came together has its sessions.
 	firstProbeMin = 2 * time.Minute
 	firstProbeMax = 10 * time.Minute
 )
@@ -44,6 +44,9 @@ type use struct {
 // look probes other gateways while a session is held, until ctx ends. When one of them is to be preferred it opens a session there
 // and returns it, with the address and the reason.
 func (l *Link) look(ctx context.Context, u use) (next *session, addr, why string) {
+	if time.Until(l.routes.due) < firstProbeMin {
+		l.routes.due = time.Now().Add(firstProbe())
+	}
 	for backoff.Sleep(ctx, time.Until(l.routes.due)) {
 		interval, _ := l.State.Interval()
 		l.routes.due = time.Now().Add(untilProbe(interval))

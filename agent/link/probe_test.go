@@ -148,6 +148,12 @@ func TestOrderOfTheOthers(t *testing.T) {
 		}
 		want("away:3", "away:3", "home:2", "home:1", "away:1", "away:2")
 		want("", "home:2", "home:1", "away:1", "away:2", "away:3")
+		want("gone:1", "home:2", "home:1", "away:1", "away:2", "away:3")
+		l.putLast("gone:1") // it is on no list any more
+		l.putLast("home:2")
+		if !slices.Equal(l.gateways, []string{"home:1", "away:1", "away:2", "away:3", "home:2"}) {
+			t.Errorf("tries %q", l.gateways)
+		}
 	})
 }
 

@@ -131,6 +131,13 @@ func (l *Link) prefer(gw string) {
 	})
 }
 
+// putLast has a gateway tried after all others.
+func (l *Link) putLast(gw string) {
+	if i := slices.Index(l.gateways, gw); i >= 0 {
+		l.gateways = append(slices.Delete(l.gateways, i, i+1), gw)
+	}
+}
+
 // rank sorts what is not so before what is.
 func rank(so bool) int {
 	if so {
