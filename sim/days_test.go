@@ -165,7 +165,10 @@ func TestDaysWithoutTheCore(t *testing.T) {
 		synctest.Wait()
 		most = max(most, s.keeper.Spool.Status().Bytes)
 		spans, counted := drain(t, s.keeper, l)
+		var all, heard uint64
 		for i, d := range devices {
+			all += counted[d]
+			heard += answered[i]
 			if got := counted[d]; got > answered[i] || got+2 < answered[i] {
 				t.Errorf("device %d: %d heartbeats in its spans, %d were answered, and its gateway was killed twice", i, got, answered[i])
 			}
@@ -173,7 +176,7 @@ func TestDaysWithoutTheCore(t *testing.T) {
 		if most >= 64<<20 || s.roster.SpansLost() != 0 || s.keeper.Doubted() != 0 {
 			t.Errorf("spool of %d bytes, %d spans lost, %d not taken", most, s.roster.SpansLost(), s.keeper.Doubted())
 		}
-		t.Logf("%d devices, %d days: %d spans, %d bytes of spool", n, days, spans, most)
+		t.Logf("%d devices, %d days: %d heartbeats in %d spans, %d answered; at most %d bytes of spool", n, days, all, spans, heard, most)
 	})
 }
 

@@ -29,7 +29,8 @@ type hoarder struct {
 
 	mu     sync.Mutex
 	taken  int
-	attach []byte // the newest
+	attach []byte               // the newest
+	alter  func(wire.Type, any) // changes what it says to a device; nil: nothing
 	wg     sync.WaitGroup
 }
 
@@ -89,7 +90,7 @@ func (h *hoarder) serve(s *link.Session) {
 			h.mu.Lock()
 			h.attach = m.Sealed
 			h.mu.Unlock()
-			err = s.Send(wire.TypeWelcome, wire.Welcome{
+			err = h.say(s, wire.TypeWelcome, &wire.Welcome{
 				Capability: wire.Capability, Identity: peer.ID.String(), IntervalMS: 2000, Site: "plant-7", TimeMS: time.Now().UnixMilli(),
 				PeriodMS: wire.Millis(h.p.ReportPeriod),
 			})
@@ -108,18 +109,28 @@ func (h *hoarder) serve(s *link.Session) {
 			if h.receipt != nil {
 				receipt = h.receipt(st)
 			}
-			err = s.Send(wire.TypeCustody, wire.Custody{Epoch: st.Epoch, Seq: st.Seq})
+			err = h.say(s, wire.TypeCustody, &wire.Custody{Epoch: st.Epoch, Seq: st.Seq})
 		case wire.TypeHeartbeat:
 			var b wire.Heartbeat
 			if err = wire.Unmarshal(body, &b); err != nil {
 				return
 			}
-			err = s.Send(wire.TypeHeartbeatAck, wire.HeartbeatAck{Number: b.Number, Receipt: receipt, Uplink: true})
+			err = h.say(s, wire.TypeHeartbeatAck, &wire.HeartbeatAck{Number: b.Number, Receipt: receipt, Uplink: true})
 		}
 		if err != nil {
 			return
 		}
 	}
+}
+
+// say sends a device something.
+func (h *hoarder) say(s *link.Session, t wire.Type, m any) error {
+	h.mu.Lock()
+	if h.alter != nil {
+		h.alter(t, m)
+	}
+	h.mu.Unlock()
+	return s.Send(t, m)
 }
 
 // TestHoardingGatewayIsLeftAndNamed lets a device meet a gateway that gives custody and forgets, one that also invents receipts, and

@@ -66,9 +66,9 @@ type Link struct {
 	sessions atomic.Uint64 // of this run
 	sent     uint64        // heartbeats of this run
 	answered atomic.Uint64
-	renewed  time.Time     // when this run got a certificate; zero: not yet
-	wake     chan struct{} // capacity 1: there is a new statement
-	doubts   string        // a gateway that withholds receipts, to be named in the next attach; "": none
+	renewed  time.Time               // when this run got a certificate; zero: not yet
+	wake     chan struct{}           // capacity 1: there is a new statement
+	doubts   atomic.Pointer[doubted] // what the next attach is to say of a gateway; nil: nothing
 
 	gateways []string // in the order of preference: the one that worked last comes first
 	why      string   // the session with the first of them was opened
@@ -106,7 +106,7 @@ func (l *Link) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // an end that was asked for is no error
 		}
-		if admitted && !errors.Is(err, errWithheld) && !errors.Is(err, errDropped) {
+		if admitted && !errors.Is(err, errWithheld) && !errors.Is(err, errDropped) && !errors.Is(err, errFalse) {
 			failed = 0
 			if time.Since(start) > healthyAfter {
 				b.Reset()
@@ -231,8 +231,10 @@ func (s *session) attach() error {
 	s.number = s.sessions.Add(1)
 	a := s.State.Attach()
 	a.Gateway, a.Start, a.Run, a.Session = peer.ID.String(), s.Start, s.Link.run, s.number
-	a.IntervalMS, a.TimeMS, a.Doubts = wire.Millis(s.interval), s.Wall().UnixMilli(), s.doubts
-	a.SilentMS = s.lives()
+	a.IntervalMS, a.TimeMS, a.SilentMS = wire.Millis(s.interval), s.Wall().UnixMilli(), s.lives()
+	if d := s.doubts.Load(); d != nil {
+		a.Doubts, a.DoubtFor = d.gateway, d.reason
+	}
 	sealed, err := seal.SealAttach(&a, s.Credential.KeyID, s.Credential.Key)
 	if err != nil {
 		return err
@@ -289,8 +291,13 @@ func (l *Link) admitted(s *session) error {
 	}
 	s.told(s.welcome.IntervalMS)
 	s.begin(s.welcome)
-	if l.doubts != s.gateway.String() {
-		l.doubts = "" // it was said
+	if d := l.doubts.Load(); d != nil && d.gateway != s.gateway.String() {
+		l.doubts.Store(nil) // it was said
+	}
+	if k := s.welcome.Kept; k != nil && !s.stated(place{k.Epoch, k.Seq}) {
+		if err := s.accuse("welcome", "kept_seq", k.Seq); err != nil {
+			return err
+		}
 	}
 	return l.Credential.Confirm()
 }

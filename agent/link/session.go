@@ -39,6 +39,8 @@ type session struct {
 	beatIn atomic.Int64 // ns from the newest answered heartbeat to its answer; negative: none was answered
 
 	unanswered int
+	acked      uint64 // number of the newest heartbeat that was answered, or was sent before this session
+	accused    bool   // the gateway has been named for saying what cannot be
 	lastBeat   time.Time
 	up         *upload
 }
@@ -54,6 +56,9 @@ var errSilent = errors.New("the gateway answers no heartbeats")
 
 // errWithheld gives up a gateway that takes statements and brings no receipts.
 var errWithheld = errors.New("the gateway takes statements and brings no receipt")
+
+// errFalse gives up a gateway that answers what it was not sent.
+var errFalse = errors.New("the gateway answers what it was not sent")
 
 // errGoAway is a gateway that stops.
 var errGoAway = errors.New("the gateway stops")
@@ -108,7 +113,7 @@ func (s *session) read(ctx context.Context) error {
 func (s *session) loop(ctx context.Context) error {
 	// The attach has just told that the device lives. The first heartbeat comes at any moment of the interval, so that devices that
 	// came back together do not beat together.
-	s.lastBeat = time.Now()
+	s.lastBeat, s.acked = time.Now(), s.sent
 	beat := time.NewTimer(rand.N(s.interval)) //nolint:gosec // spreads heartbeats
 	defer beat.Stop()
 	defer s.up.stop()
@@ -172,9 +177,15 @@ func (s *session) beat() error {
 func (s *session) take(f frame) error {
 	switch m := f.body.(type) {
 	case *wire.HeartbeatAck:
-		if m.Number != 0 {
+		switch {
+		case m.Number == 0:
+		case m.Number <= s.acked || m.Number > s.sent:
+			if err := s.accuse("heartbeat_ack", "number", m.Number); err != nil {
+				return err
+			}
+		default:
 			s.answered.Add(1)
-			s.unanswered = 0
+			s.unanswered, s.acked = 0, m.Number
 			s.claims.Store(m.Uplink)
 			if m.Number == s.sent {
 				s.beatIn.Store(int64(time.Since(s.lastBeat)))

@@ -11,6 +11,10 @@ import (
 // keptWithin is how long a gateway may take to keep a statement or to refuse it, before it is sent again.
 const keptWithin = time.Minute
 
+// maxPeriod is the longest report period that a gateway is believed, and what counts when it says none: it must not put off for ever the
+// receipts that it owes.
+const maxPeriod = 10 * time.Minute
+
 // doubtAfter is after how many report periods without a receipt a gateway that has taken statements, and says that it has an
 // uplink, is doubted.
 const doubtAfter = 3
@@ -48,13 +52,20 @@ func (u *upload) stop() {
 
 // begin takes over what a welcome says: up to where the gateway has this device's statements already, if they are the same.
 func (s *session) begin(w *wire.Welcome) {
+	s.up.period = maxPeriod
 	if w.PeriodMS > 0 {
-		s.up.period = min(max(time.Duration(w.PeriodMS)*time.Millisecond, MinInterval), MaxInterval)
+		s.up.period = min(max(time.Duration(w.PeriodMS)*time.Millisecond, MinInterval), maxPeriod)
 	}
 	if k := w.Kept; k != nil && s.State.Holds(k.Epoch, k.Seq, k.Chain) {
 		s.up.last = place{k.Epoch, k.Seq}
 		s.up.kept = s.up.last
 	}
+}
+
+// stated tells whether the device has ever made a statement at a place.
+func (s *session) stated(p place) bool {
+	a := s.State.Attach()
+	return !(place{a.Epoch, a.Highest}).before(p)
 }
 
 // send brings up what may be under way.
@@ -87,6 +98,9 @@ func (s *session) again() error {
 func (s *session) custody(m *wire.Custody) error {
 	u := s.up
 	p := place{m.Epoch, m.Seq}
+	if !s.stated(p) {
+		return s.accuse("custody", "seq", m.Seq)
+	}
 	if u.last.before(p) || p.before(u.kept) {
 		s.Log.Error("the gateway keeps what it was not sent", "gateway", s.gateway.String(), "epoch", m.Epoch, "seq", m.Seq)
 		return nil
@@ -186,12 +200,34 @@ func (s *session) doubted() error {
 	}
 	s.Log.Error("no receipt for statements that the gateway took, although it says that it has an uplink",
 		"gateway", s.gateway.String(), "since", s.up.owing, "elsewhere", len(s.gateways) > 1)
-	s.doubt(s.gateway)
+	s.doubt(s.gateway, seal.DoubtWithholds)
 	if len(s.gateways) == 1 {
 		return s.attach() // which says it to the core, if it gets there
 	}
 	return errWithheld
 }
 
-// doubt remembers whom the next attach is to name.
-func (l *Link) doubt(gateway ident.ID) { l.doubts = gateway.String() }
+// accuse gives up a gateway that says what cannot be, likewise. It is done once in a session.
+func (s *session) accuse(message, what string, value uint64) error {
+	if s.accused {
+		return nil
+	}
+	s.accused = true
+	s.Log.Error("the gateway answers what it was not sent", "gateway", s.gateway.String(), "message", message, what, value)
+	s.doubt(s.gateway, seal.DoubtAnswers)
+	if len(s.gateways) == 1 {
+		return s.attach()
+	}
+	return errFalse
+}
+
+// doubt remembers whom the next attach is to name, and for what.
+func (l *Link) doubt(gateway ident.ID, reason seal.Doubt) {
+	l.doubts.Store(&doubted{gateway.String(), reason})
+}
+
+// A doubted is what is held against a gateway, by its SPIFFE id.
+type doubted struct {
+	gateway string
+	reason  seal.Doubt
+}

@@ -292,9 +292,11 @@ type Attach struct {
 	OldestEpoch uint64 `cbor:"8,keyasint,omitempty"`
 	OldestSeq   uint64 `cbor:"9,keyasint,omitempty"`
 
-	Doubts string `cbor:"10,keyasint,omitempty"` // SPIFFE id of a gateway that withholds receipts, as the device says; "": there is none
+	Doubts string `cbor:"10,keyasint,omitempty"` // SPIFFE id of a gateway that does what DoubtFor says, as the device says; "": there is none
 
 	SilentMS uint64 `cbor:"11,keyasint,omitempty"` // see seal.Attach
+
+	DoubtFor seal.Doubt `cbor:"12,keyasint,omitempty"`
 }
 
 // Spans brings stretches of presence that a gateway had on its disk. The proposer checked that each device attached there.

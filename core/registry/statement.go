@@ -236,7 +236,7 @@ func (a *applier) transition(gateway string, it *command.PresenceItem) Transitio
 	}
 	a.giveUp(&n)
 	if it.Attach != nil && it.Attach.Doubts != "" {
-		a.event(EventGatewayDoubted, a.subject(&n), map[string]string{"gateway": it.Attach.Doubts, "via": gateway, "reason": "no receipt for statements that it took"})
+		a.event(EventGatewayDoubted, a.subject(&n), map[string]string{"gateway": it.Attach.Doubts, "via": gateway, "reason": it.Attach.DoubtFor.String()})
 	}
 	a.span(d, &n, gateway, it)
 	a.storeDevice(d, &n)

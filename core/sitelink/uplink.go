@@ -336,7 +336,7 @@ func (u *uplink) online(v registry.View, o *wire.DeviceOnline) (command.Presence
 		Device: o.Device, Online: true, AtMS: o.SinceMS, LastMS: o.LastMS, IntervalMS: o.IntervalMS,
 		Attach: &command.Attach{
 			Start: a.Start, Run: a.Run, Session: a.Session, Epoch: a.Epoch, Lowest: a.Lowest, Highest: a.Highest, Chain: a.Chain,
-			OldestEpoch: a.OldestEpoch, OldestSeq: a.OldestSeq, Doubts: a.Doubts, SilentMS: a.SilentMS,
+			OldestEpoch: a.OldestEpoch, OldestSeq: a.OldestSeq, Doubts: a.Doubts, SilentMS: a.SilentMS, DoubtFor: a.DoubtFor,
 		},
 	}, nil
 }

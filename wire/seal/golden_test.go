@@ -81,7 +81,7 @@ func sampleAttach() *Attach {
 	return &Attach{
 		Version: 1, Device: device, Gateway: "spiffe://plant/gateway/berlin/gw1", Start: 3, Run: 1 << 62, Session: 2, Epoch: 2, Lowest: 4,
 		Highest: 6, Chain: Chain{6, 6}, ClusterEpoch: 1, Order: 12, IntervalMS: 5000, TimeMS: 1795464000000,
-		OldestEpoch: 1, OldestSeq: 15, Doubts: "spiffe://plant/gateway/berlin/gw2", SilentMS: 90_000,
+		OldestEpoch: 1, OldestSeq: 15, Doubts: "spiffe://plant/gateway/berlin/gw2", SilentMS: 90_000, DoubtFor: DoubtAnswers,
 	}
 }
 

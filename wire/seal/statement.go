@@ -191,12 +191,34 @@ type Attach struct {
 	OldestEpoch uint64 `cbor:"15,keyasint,omitempty"`
 	OldestSeq   uint64 `cbor:"16,keyasint,omitempty"`
 
-	// SPIFFE id of a gateway that took statements, said that it had an uplink, and brought no receipt; "": there is none.
+	// SPIFFE id of a gateway that did what DoubtFor says; "": there is none.
 	Doubts string `cbor:"17,keyasint,omitempty"`
 
 	// For how long, up to this attach, the device had sent nothing that shows it alive: neither heartbeat nor attach, on any session of
 	// this run; in the first attach of a run, since the agent started. By a clock that nobody sets, in ms; 0: it does not say.
 	SilentMS uint64 `cbor:"18,keyasint,omitempty"`
+
+	DoubtFor Doubt `cbor:"19,keyasint,omitempty"`
+}
+
+// A Doubt is what a device holds against a gateway. Doubts are append-only.
+type Doubt uint8
+
+// The doubts.
+const (
+	DoubtWithholds Doubt = 0 // it took statements, said that it had an uplink, and brought no receipt
+	DoubtAnswers   Doubt = 1 // it answered heartbeats that it was not sent, or kept statements that were never made
+)
+
+// String is the doubt as events have it.
+func (d Doubt) String() string {
+	switch d {
+	case DoubtWithholds:
+		return "no receipt for statements that it took"
+	case DoubtAnswers:
+		return "it answers what it was not sent"
+	}
+	return fmt.Sprintf("doubt %d", uint8(d))
 }
 
 // maxDoubts bounds the name of a gateway, in bytes.
