@@ -27,12 +27,13 @@ var (
 	descUnreached = describe("sites_unreachable", "Sites all of whose gateways are silent.")
 	descAudit     = describe("audit_records", "Records on the audit trail.")
 	descRefused   = describe("enrollments_refused", "Enrollments that this node refused since it started.")
+	descDoubted   = describe("gateway_doubts", "What gateways said to this node, since it started, that cannot be.")
 )
 
 // Describe implements prometheus.Collector.
 func (m metrics) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descLeader, descTerm, descCommitted, descApplied, descMembers, descCatching, descDevices, descGateways, descUnreached, descAudit, descRefused,
+		descLeader, descTerm, descCommitted, descApplied, descMembers, descCatching, descDevices, descGateways, descUnreached, descAudit, descRefused, descDoubted,
 	} {
 		out <- d
 	}
@@ -77,6 +78,7 @@ func (m metrics) Collect(out chan<- prometheus.Metric) {
 	gauge(descUnreached, float64(unreachable))
 	gauge(descAudit, float64(v.Audit().Count))
 	out <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(m.c.enroll.Refused()))
+	out <- prometheus.MustNewConstMetric(descDoubted, prometheus.CounterValue, float64(m.c.sites.Doubted()))
 }
 
 func truth(b bool) float64 {

@@ -142,7 +142,7 @@ type Welcome struct {
 	Site        string `cbor:"5,keyasint"` // the gateway's site
 	TimeMS      int64  `cbor:"6,keyasint"` // the gateway's wall clock, Unix ms; unsigned, a hint only
 	Kept        *Kept  `cbor:"7,keyasint,omitempty"`
-	PeriodMS    uint32 `cbor:"8,keyasint,omitempty"` // the core's report period: while the gateway has an uplink, a receipt takes no longer than three
+	PeriodMS    uint32 `cbor:"8,keyasint,omitempty"` // the core's report period: while the gateway has an uplink, a receipt takes no longer than three; 0: taken for the longest
 }
 
 // Kept is up to where the gateway has the agent's statements on disk from earlier sessions. The agent need not send them,

@@ -229,3 +229,41 @@ func TestPresenceTimesAreClamped(t *testing.T) {
 		t.Errorf("a span that ends before it began: %+v", got)
 	}
 }
+
+// An attach that is told again is as old as it was.
+func TestWhenAnAttachCame(t *testing.T) {
+	l := newLog(t)
+	m := l.enrolled(1)
+	a := m.attach(1, 1, 1)
+	l.ok(m.online(gwA, start, a))
+	first := l.record(m).Attach.AtMS
+	l.now = start.Add(time.Hour)
+	l.ok(m.online(gwA, start, a))
+	if got := l.record(m).Attach.AtMS; got != first || first == 0 {
+		t.Errorf("told again it came at %d, not at %d", got, first)
+	}
+	l.ok(m.online(gwA, start, m.attach(1, 1, 2)))
+	if got := l.record(m).Attach.AtMS; got != l.now.UnixMilli() {
+		t.Errorf("the next came at %d", got)
+	}
+}
+
+func TestDoubt(t *testing.T) {
+	l := newLog(t)
+	m := l.enrolled(1)
+	l.ok(gatewayToken(2, "plant-7"))
+	l.ok(newMachine(t).enrollGateway(2, "gw-a"))
+	before := l.record(m)
+	eff := l.apply(&command.Doubt{Gateway: gwA, Reason: "it lies", Detail: "much", Device: m.id, Count: 3})
+	if len(eff.Events) != 1 || len(eff.Records) != 1 || eff.Records[0].Stream != AuditStream {
+		t.Fatalf("effects %+v", eff)
+	}
+	e := eff.Events[0]
+	if e.Type != EventGatewayDoubted || e.Gateway != gwA || e.Device != m.id.String() || e.Data["reason"] != "it lies" || e.Data["detail"] != "much" || e.Data["count"] != "3" {
+		t.Errorf("event %+v", e)
+	}
+	if l.record(m) != before {
+		t.Error("the record changed")
+	}
+	l.refused(&command.Doubt{Gateway: "plant-7/none", Reason: "it lies"}, ErrNotFound)
+}

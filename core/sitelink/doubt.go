@@ -37,6 +37,7 @@ type said struct {
 type named struct {
 	mu    sync.Mutex
 	known map[[2]string]*naming // by gateway and reason
+	all   uint64                // doubts since the start
 }
 
 type naming struct {
@@ -58,6 +59,7 @@ func (n *named) note(s *said, now time.Time) (due bool) {
 		n.known[key] = k
 	}
 	k.count++
+	n.all++
 	return k.at.IsZero() || now.Sub(k.at) >= doubtAgain
 }
 
@@ -79,6 +81,13 @@ func (n *named) again(s *said, count uint64) {
 	defer n.mu.Unlock()
 	k := n.known[[2]string{s.gateway, s.reason}]
 	k.at, k.count = time.Time{}, k.count+count
+}
+
+// Doubted counts what gateways said, since the start, that cannot be.
+func (s *Server) Doubted() uint64 {
+	s.named.mu.Lock()
+	defer s.named.mu.Unlock()
+	return s.named.all
 }
 
 // doubt notes that a gateway said what cannot be. It does not wait.

@@ -306,3 +306,17 @@ func TestConcurrentUse(t *testing.T) {
 		}
 	})
 }
+
+// A device that beats as fast as it can, or counts as far as numbers go, makes its gateway say nothing that cannot be.
+func TestCountsThatCanBe(t *testing.T) {
+	watched(t, func(t *testing.T, r *Roster) {
+		e := r.Attached(device(1), new(peer), nil, time.Second, time.Second)
+		for n := range uint64(1000) {
+			sleep(10 * time.Millisecond)
+			r.Beat(e, beat(1+n%2*(1<<63), time.Second))
+		}
+		if most := uint64(10*time.Second/minBeat) + spare; e.beats > most || e.missed > most || e.beats < 20 || e.missed < 20 {
+			t.Errorf("%d heartbeats, %d missed, in 10 s", e.beats, e.missed)
+		}
+	})
+}
