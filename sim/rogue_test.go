@@ -180,7 +180,7 @@ func (u *usurped) nothingLost() {
 func TestDeadDeviceReportedAlive(t *testing.T) {
 	t.Parallel()
 	inUsurped(t, func(u *usurped) {
-		u.reach(u.plant.gw, false)
+		u.reach(u.gw, false)
 		u.reach(u.sibling, false)
 		u.kernel.Add(1)
 		u.pretend(10 * time.Minute)
@@ -212,7 +212,7 @@ func TestDeviceThatIsOffReportedAlive(t *testing.T) {
 		u.pretend(2*time.Minute + 3*u.ReportPeriod)
 		u.want(0, "online", liveness.ReasonUnverified)
 		u.named(liveness.LieUnsigned)
-		u.reach(u.plant.gw, false)
+		u.reach(u.gw, false)
 		u.agents[0] = u.startAgent(u.victim)
 		u.sleep(20 * time.Second)
 		u.nothingLost()
@@ -229,7 +229,7 @@ func TestDeviceElsewhereReportedHere(t *testing.T) {
 				u.down.mu.Lock()
 				attach := u.down.attach
 				u.down.mu.Unlock()
-				u.reach(u.plant.gw, false)
+				u.reach(u.gw, false)
 				for u.device(0).Gateway != "plant-7/gw-b" {
 					u.rogue.digest(1)
 					u.sleep(time.Second)

@@ -142,7 +142,7 @@ func (f *past) goesOn(st *State) error {
 // memory is a directory without a disk under it, where the system has one: a sync costs nothing there.
 func memory(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "holdfast-flips-")
+	dir, err := os.MkdirTemp("/dev/shm", "holdfast-flips-") //nolint:usetesting // not where the others are
 	if err != nil {
 		return t.TempDir()
 	}

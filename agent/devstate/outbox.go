@@ -41,13 +41,13 @@ func (st *State) loadOutbox(lost string) error {
 	st.head = head{st.s.Seq, st.s.Chain}
 	for _, e := range entries { // in order of name, which is the order of epoch and seq
 		path := filepath.Join(st.outbox(), e.Name())
-		if strings.HasPrefix(e.Name(), ".") {
+		switch {
+		case strings.HasPrefix(e.Name(), "."):
 			if err := os.Remove(path); err != nil { // a write that a power cut ended before it counted
 				return fmt.Errorf("outbox: %w", err)
 			}
 			continue
-		}
-		if strings.HasSuffix(e.Name(), damagedSuffix) {
+		case strings.HasSuffix(e.Name(), damagedSuffix):
 			if lost == "" && strings.HasPrefix(e.Name(), st.epochPrefix()) { // a power cut came before the new epoch was saved
 				lost = "statement " + e.Name()
 			}
@@ -66,10 +66,10 @@ func (st *State) loadOutbox(lost string) error {
 			}
 		}
 	}
-	if lost != "" {
-		return st.newEpoch(lost, st.s.Epoch+next)
+	if lost == "" {
+		return nil
 	}
-	return nil
+	return st.newEpoch(lost, st.s.Epoch+next)
 }
 
 var errNotNext = errors.New("does not continue the one before")

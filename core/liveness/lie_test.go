@@ -28,8 +28,12 @@ func TestLies(t *testing.T) {
 		age  time.Duration
 		want string
 	}{
-		{time.Minute, 0, ""}, {2 * time.Hour, 0, ""}, {2*time.Hour + LieSlack, 0, ""}, {3 * time.Hour, time.Hour, ""},
-		{2*time.Hour + LieSlack + time.Second, 0, LieUnsigned}, {3 * time.Hour, 30 * time.Minute, LieUnsigned},
+		{time.Minute, 0, ""},
+		{2 * time.Hour, 0, ""},
+		{2*time.Hour + LieSlack, 0, ""},
+		{3 * time.Hour, time.Hour, ""},
+		{2*time.Hour + LieSlack + time.Second, 0, LieUnsigned},
+		{3 * time.Hour, 30 * time.Minute, LieUnsigned},
 	} {
 		if got := f.beats(gwA, at(c.at), c.age); got != c.want {
 			t.Errorf("at %v, %v ago: %q, want %q", c.at, c.age, got, c.want)

@@ -26,7 +26,7 @@ const (
 
 // plausible is whether so many heartbeats fit into a time.
 func plausible(beats uint64, d time.Duration) bool {
-	return beats <= beatsSpare+uint64(max(0, d)/minBeat) //nolint:gosec // G115: not negative
+	return beats <= beatsSpare+uint64(max(0, d)/minBeat)
 }
 
 // moment holds a time of a gateway's clock, in Unix ms, to what can be: not before 1970, and not after limit, because no clock but the

@@ -11,7 +11,6 @@ import (
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/core/enroll"
 	"github.com/holdfast-edge/holdfast/core/events"
-	"github.com/holdfast-edge/holdfast/core/liveness"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
@@ -179,39 +178,12 @@ const ahead = 5 * time.Minute
 func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 	c := &command.Presence{Gateway: u.gw}
 	limit, came := u.Wall().Add(ahead), time.Now()
-	heard := make(map[*wire.DeviceOnline]time.Time, len(p.Online)) // the sign of life claimed, by this node's clock
-	for i := range p.Online {
-		heard[&p.Online[i]] = came.Add(-age(p.TimeMS, p.Online[i].LastMS))
+	told, err := u.prove(ctx, p, came, limit.UnixMilli())
+	if err != nil {
+		return err
 	}
-	var told []*wire.DeviceOnline
-	v := u.Registry.View()
-	u.sane(v, p, limit.UnixMilli())
-	var claims []liveness.Claim // before each of told; of one that is told again: none
-	caughtUp := false
-	for i := range p.Online {
-		o := &p.Online[i]
-		it, err := u.online(v, o)
-		if errors.Is(err, errUnknown) && !caughtUp {
-			if v, err = u.fresh(ctx); err != nil {
-				return err
-			}
-			caughtUp = true
-			it, err = u.online(v, o)
-		}
-		if err != nil {
-			u.Log.Warn("presence not taken", "gateway", u.gw, "device", o.Device.String(), "err", err)
-			if _, known := v.Device(o.Device); !known || !errors.Is(err, errUnknown) { // its key may have been superseded just now
-				u.doubt(doubtAttach, err.Error(), o.Device)
-			}
-			continue
-		}
-		c.Items, told = append(c.Items, it), append(told, o)
-		var claim liveness.Claim
-		if d, ok := v.Device(o.Device); !ok || d.Attach == nil || d.Attach.Newer(it.Attach) {
-			claim = u.Tracker.Claimed(o.Device) // before it is committed: what a session made later claims cannot be in it yet
-			heard[o] = time.Time{}
-		}
-		claims = append(claims, claim)
+	for i := range told {
+		c.Items = append(c.Items, told[i].item)
 	}
 	for i := range p.Offline {
 		o := &p.Offline[i]
@@ -226,22 +198,15 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 			return err
 		}
 	}
-	v = u.Registry.View()
-	now := time.Now()
+	v := u.Registry.View()
 	var devices []ident.DeviceID // that hold what is committed
 	var guests []*registry.Device
-	for i, o := range told {
-		it := &c.Items[i]
-		attached := u.attached(v, o.Device, now)
-		if !current(v, u.gw, it) {
-			if heard[o].Sub(attached) > liveness.LieSlack {
-				u.lie(&liveness.Lie{Device: o.Device, Gateway: u.gw, Reason: liveness.LieElsewhere})
-			}
+	for i := range told {
+		o := &told[i]
+		if !u.track(v, o, came) {
 			continue
 		}
-		u.lie(claims[i].Silent(o.Device, time.Duration(min(it.Attach.SilentMS, maxSilentMS))*time.Millisecond, came))
-		u.lie(u.Tracker.Online(u.gw, u.session, o, attached, heard[o]))
-		if owed(v, it) {
+		if owed(v, &o.item) {
 			devices = append(devices, o.Device)
 		}
 		if d, ok := v.Device(o.Device); ok && d.Site != u.peer.ID.Site {
@@ -257,7 +222,7 @@ func (u *uplink) commit(ctx context.Context, p *wire.Presence) error {
 		u.Tracker.Offline(u.gw, u.session, &p.Offline[i])
 	}
 	u.lie(u.Tracker.Digest(u.gw, u.session, p, came, limit))
-	return u.sendReceipts(u.due.note(devices, now))
+	return u.sendReceipts(u.due.note(devices, time.Now()))
 }
 
 // owed tells whether a device's attach shows that it still holds statements that are committed: the receipt was lost on its
@@ -277,18 +242,6 @@ func owed(v registry.View, it *command.PresenceItem) bool {
 		oldest = registry.Position{Epoch: a.OldestEpoch, Seq: a.OldestSeq}
 	}
 	return !registry.Position{Epoch: c.Epoch, Seq: c.Seq}.Before(oldest)
-}
-
-// maxSilentMS is as much of a device's silence as is looked at.
-const maxSilentMS = uint64(24 * time.Hour / time.Millisecond)
-
-// attached is when a device's newest attach came to the core, by this node's clock.
-func (u *uplink) attached(v registry.View, id ident.DeviceID, now time.Time) time.Time {
-	d, ok := v.Device(id)
-	if !ok || d.Attach == nil || d.Attach.AtMS == 0 {
-		return now
-	}
-	return now.Add(-max(0, u.Wall().Sub(time.UnixMilli(d.Attach.AtMS))))
 }
 
 // current tells whether a committed report is about the device's newest attach. An older one, kept and told again, is no

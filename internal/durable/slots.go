@@ -42,9 +42,9 @@ func OpenSlots(path string) *Slots { return &Slots{path: path} }
 // are files and none is whole, and the reader's own otherwise: a file that cannot be read may be the newest.
 func (s *Slots) Load() ([]byte, error) {
 	var (
-		best   []byte
-		copies int
-		why    error
+		best          []byte
+		copies, whole int
+		why           error
 	)
 	for _, name := range []string{s.path + ".a", s.path + ".b"} {
 		b, err := ReadFile(name, maxSlot+slotHeader)
@@ -60,13 +60,14 @@ func (s *Slots) Load() ([]byte, error) {
 			why = errors.Join(why, fmt.Errorf("%s: %w", name, err))
 			continue
 		}
+		whole++
 		if best == nil || gen > s.gen {
 			s.gen, best = gen, data
 		}
 	}
 	switch {
 	case best != nil:
-		s.older = why != nil || copies == 1 && s.gen > 1 // from the second generation on there are two
+		s.older = whole < copies || copies == 1 && s.gen > 1 // from the second generation on there are two
 		return best, nil
 	case copies > 0:
 		return nil, why
