@@ -222,6 +222,7 @@ func outage(t *testing.T, s *site, dir string, seed uint64) (a account) {
 		c.faults.Wait()
 		c.drain()
 		c.compareAPI()
+		c.must(c.blameless(c.ctx))
 		sequences := c.sequences()
 		c.stop()
 		c.judge(sequences)

@@ -76,6 +76,7 @@ type usurped struct {
 func inUsurped(t *testing.T, f func(u *usurped)) {
 	t.Helper()
 	inPlant(t, 0, 5*time.Second, func(p *plant) {
+		p.rogue = true
 		u := &usurped{plant: p, kernel: new(atomic.Int64)}
 		var err error
 		u.sibling, err = p.EnrollGateway(p.ctx, "gw-b", "plant-7")

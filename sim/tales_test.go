@@ -30,6 +30,7 @@ type forger struct {
 func inForger(t *testing.T, hello wire.UplinkHello, f func(f *forger)) {
 	t.Helper()
 	inPlant(t, 2, 5*time.Second, func(p *plant) {
+		p.rogue = true
 		gw, err := p.EnrollGateway(p.ctx, "gw-r", "plant-8")
 		p.must(err)
 		token, err := p.Token(p.ctx, "device", "plant-7", 1)

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -24,6 +25,7 @@ type plant struct {
 	devices []*Agent
 	agents  []*Process
 	all     []*Process
+	rogue   bool // the test has a gateway that lies
 }
 
 // inPlant runs f in a bubble with a plant of n agents at the given heartbeat interval, and stops everything after it.
@@ -56,8 +58,32 @@ func inPlant(t *testing.T, n int, interval time.Duration, f func(p *plant)) {
 		}
 		p.sleep(2 * time.Second)
 		f(p)
+		if !p.rogue && p.Core(1).Running() {
+			p.must(p.blameless(ctx))
+		}
 	})
 }
+
+// blameless is an error when the core named a gateway for what it said: whatever befalls a world, an honest gateway says nothing that
+// cannot be.
+func (w *World) blameless(ctx context.Context) error {
+	for cursor := ""; ; {
+		var l v1.List[v1.AuditRecord]
+		if err := w.Call(ctx, &l, http.MethodGet, "/v1/audit?limit=1000&cursor="+cursor, nil); err != nil {
+			return err
+		}
+		for _, r := range l.Items {
+			if r.Action == "gateway.doubt" {
+				return fmt.Errorf("%s: %v: %w", r.Target, r.Detail, errBlamed)
+			}
+		}
+		if cursor = l.NextCursor; cursor == "" {
+			return nil
+		}
+	}
+}
+
+var errBlamed = errors.New("an honest gateway was named")
 
 func (p *plant) startAgent(a *Agent) *Process {
 	p.t.Helper()
