@@ -10,3 +10,6 @@ const conserveSeeds = 100
 
 // lightSeeds is how many worlds of TestConservationLight it has.
 const lightSeeds = 5000
+
+// cutDevices and cutHours are how large TestLongCut is.
+const cutDevices, cutHours = 50, 2

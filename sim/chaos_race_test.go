@@ -10,3 +10,6 @@ const conserveSeeds = 10
 
 // lightSeeds is how many worlds of TestConservationLight it has.
 const lightSeeds = 300
+
+// cutDevices and cutHours are how large TestLongCut is.
+const cutDevices, cutHours = 10, 1

@@ -36,11 +36,8 @@ func sizeOf(t *testing.T, dir string) (n int64) {
 // was offline but the one. HOLDFAST_HOURS=24 takes longer than there is time for on every push.
 func TestLongCut(t *testing.T) {
 	t.Parallel()
-	const (
-		devices  = 50
-		interval = 30 * time.Second
-	)
-	hours := 2
+	const interval = 30 * time.Second
+	devices, hours := cutDevices, cutHours
 	if v, ok := fromEnv(t, "HOLDFAST_HOURS"); ok {
 		hours = int(v)
 	}
