@@ -304,7 +304,9 @@ func (g *Gateway) assemble() {
 	})
 	g.keys = mesh.OpenKeys(filepath.Join(g.DataDir, siteKeyFile), g.Log)
 	list := cores.Open(filepath.Join(g.DataDir, coresFile), g.Cores, g.Log)
+	forks := forkStore{durable.OpenSlots(filepath.Join(g.DataDir, forkedFile)), g.Log}
 	g.uplink = corelink.New(corelink.Config{
+		Run: forks.load(), Forked: forks.refused,
 		Siblings: g.relays, Relay: g.dialRelay,
 		Cores: list, Witness: g.witness, Transport: g.up, Streams: g.StreamDial, Credential: g.cred, Roster: g.roster, Custody: g.custody, Mirror: g.mirror, Listen: g.Listen,
 		Version: g.Version, Wall: g.Wall, Log: g.Log,

@@ -28,11 +28,12 @@ const (
 	CodeForbidden   Code = 12 // this identity may not do that
 	CodeConflict    Code = 13 // the same number was used before with other content
 	CodeInternal    Code = 14 // the peer failed; retry after the time given
+	CodeForked      Code = 15 // the gateway's spool is a copy that went another way than the core knows
 )
 
 var codeNames = [...]string{
 	"none", "malformed", "unsupported", "unavailable", "busy", "hold", "retired", "quarantined", "expired", "unknown_key", "clock",
-	"refused", "forbidden", "conflict", "internal",
+	"refused", "forbidden", "conflict", "internal", "forked",
 }
 
 // String is the code's name in documents and logs.

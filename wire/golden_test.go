@@ -44,13 +44,15 @@ func samples() map[Type]any {
 		TypeGoAway:       &GoAway{RetryAfterMS: 2000},
 		TypeEnroll:       &enroll,
 		TypeEnrolled:     &enrolled,
-		TypeUplinkHello:  &UplinkHello{Capability: 1, Version: "1.0.0", Listen: "10.0.0.1:7443", Run: 99, KnownEpoch: 1, Known: 40, Via: "gw2"},
+		TypeUplinkHello: &UplinkHello{Capability: 1, Version: "1.0.0", Listen: "10.0.0.1:7443", Run: 99, KnownEpoch: 1, Known: 40, Via: "gw2", Spool: &SpoolEnds{
+			Incarnation: [16]byte{7}, Trimmed: SpoolPoint{Seq: 8, Chain: [32]byte{8}}, Last: SpoolPoint{Seq: 9, Chain: [32]byte{9}},
+		}},
 		TypeUplinkWelcome: &UplinkWelcome{
 			Capability: 1, Identity: "spiffe://plant/gateway/berlin/gw1", ReportPeriodMS: 10000, TimeMS: 1795464000000,
 		},
 		TypeSubmit: &Submit{ID: 5, TimeMS: 1795464000000, Statements: [][]byte{[]byte("one"), []byte("two")}, AfterMS: []int64{0, 40}, Spans: []Span{{
 			Device: ident.DeviceID{1, 15: 2}, Attach: []byte("attach"), FromMS: 1795464000000, LastMS: 1795464060000, ToMS: 1795464150000, Beats: 3, Missed: 1,
-		}}},
+		}}, Upto: &SpoolPoint{Seq: 10, Chain: [32]byte{10}}},
 		TypeSubmitted: &Submitted{ID: 5, Results: []SubmitResult{
 			{}, {Code: CodeConflict, Detail: "seq 3 was committed with other content"},
 		}},
@@ -76,6 +78,8 @@ func samples() map[Type]any {
 		TypeAsk:           &Ask{Device: goldenDevice},
 		TypeMirrorAsk:     &MirrorAsk{AfterEpoch: 1, After: 40, ListEpoch: 1, List: 7},
 		TypeMirrorPage:    &MirrorPage{Entries: [][]byte{[]byte("entry"), []byte("another")}, List: []byte("list"), More: true},
+		TypeProve:         &Prove{Seq: 8},
+		TypeProof:         &Proof{Point: &SpoolPoint{Seq: 8, Chain: [32]byte{8}}},
 		TypeReceipts:      &Receipts{Items: []DeviceReceipt{{Device: goldenDevice, Receipt: []byte("receipt")}}},
 
 		TypeSiblingHello:   &SiblingHello{Capability: 1, Purpose: PurposeRelay},

@@ -62,6 +62,8 @@ const (
 	TypeBytes          Type = 50
 	TypeMirrorAsk      Type = 52
 	TypeMirrorPage     Type = 53
+	TypeProve          Type = 60
+	TypeProof          Type = 61
 )
 
 // types lists every type with its name and the largest frame (type and message) it may have, in bytes.
@@ -101,6 +103,8 @@ var types = map[Type]struct {
 	TypeBytes:          {"bytes", MaxBytes + 16},
 	TypeMirrorAsk:      {"mirror_ask", 512},
 	TypeMirrorPage:     {"mirror_page", 640 << 10},
+	TypeProve:          {"prove", 512},
+	TypeProof:          {"proof", 512},
 }
 
 // MaxStatement bounds a sealed statement, in bytes.
@@ -255,6 +259,32 @@ type UplinkHello struct {
 	KnownEpoch uint64 `cbor:"5,keyasint,omitempty"` // cluster epoch of Known
 	Known      uint64 `cbor:"6,keyasint,omitempty"` // the gateway holds every entry of its site up to this number; 0: tell it all
 	Via        string `cbor:"8,keyasint,omitempty"` // name of the sibling that relays the session; "": none does
+
+	Spool *SpoolEnds `cbor:"9,keyasint,omitempty"` // nil: a gateway that does not tell
+}
+
+// A SpoolPoint is a place in a gateway's spool: two spools of one incarnation that have the same chain behind the same number
+// hold the same records up to it.
+type SpoolPoint struct {
+	Seq   uint64   `cbor:"1,keyasint"`
+	Chain [32]byte `cbor:"2,keyasint"` // behind Seq
+}
+
+// SpoolEnds are where a gateway's spool begins and ends.
+type SpoolEnds struct {
+	Incarnation [16]byte   `cbor:"1,keyasint"` // random, and as old as the spool
+	Trimmed     SpoolPoint `cbor:"2,keyasint"` // the core has answered for everything up to it
+	Last        SpoolPoint `cbor:"3,keyasint"` // everything up to it is on the disk
+}
+
+// Prove asks a gateway, before it is admitted, for the point behind a record of its spool.
+type Prove struct {
+	Seq uint64 `cbor:"1,keyasint"`
+}
+
+// Proof answers a Prove.
+type Proof struct {
+	Point *SpoolPoint `cbor:"1,keyasint,omitempty"` // nil: the record is trimmed, or lost to damage
 }
 
 // UplinkWelcome admits a gateway.
@@ -273,6 +303,8 @@ type Submit struct {
 	Statements [][]byte `cbor:"3,keyasint"`           // with the spans at most MaxBatch
 	AfterMS    []int64  `cbor:"4,keyasint"`           // for each statement, when it was received, counted from TimeMS
 	Spans      []Span   `cbor:"5,keyasint,omitempty"` // in the order in which they ended
+	// Upto is behind the last of its records in the spool; nil: they do not follow on one another, or the gateway does not tell.
+	Upto *SpoolPoint `cbor:"6,keyasint,omitempty"`
 }
 
 // MaxBatch bounds the statements and spans of one Submit.

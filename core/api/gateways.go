@@ -20,6 +20,9 @@ func (s *server) gatewayRecord(g *registry.Gateway, t *census, now time.Time) v1
 		Uplink: s.uplink(&u), Backlog: backlog(u.Backlog), LastSyncAt: stamp(u.Synced), Devices: t.through[g.ID()], EnrolledAt: at(g.EnrolledMS),
 		RevokedAt: atOrNull(g.RevokedMS), RevokedBy: g.RevokedBy, Reason: g.Reason, Keys: keys(g.Keys),
 	}
+	if f := g.Forked; f != nil {
+		out.Forked = &v1.Fork{At: at(f.AtMS), Reason: f.Reason}
+	}
 	if g.RevokedMS != 0 {
 		out.State, out.Connected, out.Uplink = "revoked", false, nil
 	}

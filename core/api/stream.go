@@ -39,7 +39,7 @@ func eventTypes() []string {
 		registry.EventDeviceEnrolled, registry.EventDeviceRegistered, registry.EventDeviceOnline, registry.EventDeviceOffline,
 		registry.EventDeviceTagged, registry.EventDeviceChanged, registry.EventDeviceQuarantined, registry.EventDeviceReleased,
 		registry.EventStatementConflict, registry.EventStatementsLost, registry.EventGatewayEnrolled, registry.EventGatewayRevoked,
-		registry.EventGatewayDoubted, registry.EventSiteChanged, registry.EventSiteUnreachable,
+		registry.EventGatewayDoubted, registry.EventGatewayStarted, registry.EventGatewayForked, registry.EventSiteChanged, registry.EventSiteUnreachable,
 		registry.EventSiteReachable, registry.EventTokenCreated, registry.EventTokenRevoked, registry.EventOperatorCreated,
 		registry.EventOperatorRevoked, registry.EventNodeJoined, registry.EventNodeChanged, registry.EventNodeRemoved, registry.EventNodeRecovered,
 	}

@@ -42,6 +42,7 @@ const (
 	KindSpans Kind = 20
 
 	KindRevokeGateway Kind = 21
+	KindUplinked      Kind = 22
 	KindDoubt         Kind = 24
 )
 
@@ -127,6 +128,8 @@ func empty(k Kind) Command {
 		return new(Spans)
 	case KindRevokeGateway:
 		return new(RevokeGateway)
+	case KindUplinked:
+		return new(Uplinked)
 	case KindDoubt:
 		return new(Doubt)
 	}
@@ -249,6 +252,26 @@ type Enroll struct {
 // held; applying decides about numbers and chain.
 type Statements struct {
 	Items []Statement `cbor:"1,keyasint"`
+	Mark  *Mark       `cbor:"2,keyasint,omitempty"` // nil: not told
+}
+
+// A Mark is how far a gateway's spool is committed with what it comes with.
+type Mark struct {
+	Gateway     string          `cbor:"1,keyasint"` // site/name
+	Run         uint64          `cbor:"2,keyasint"` // of the session
+	Incarnation [16]byte        `cbor:"3,keyasint"`
+	Upto        wire.SpoolPoint `cbor:"4,keyasint"`
+}
+
+// Uplinked tells that a run of a gateway comes up that is not the newest one known, or with a spool that is not the one known or
+// has gone another way.
+type Uplinked struct {
+	Gateway string           `cbor:"1,keyasint"` // site/name
+	Key     ident.KeyID      `cbor:"2,keyasint"`
+	Run     uint64           `cbor:"3,keyasint"`
+	Spool   wire.SpoolEnds   `cbor:"4,keyasint"`
+	Asked   uint64           `cbor:"5,keyasint,omitempty"` // number of the record that it was asked to prove; 0: none
+	Proof   *wire.SpoolPoint `cbor:"6,keyasint,omitempty"` // nil: it could not
 }
 
 // A Statement is one verified statement on its way into a record.
@@ -303,6 +326,7 @@ type Attach struct {
 type Spans struct {
 	Gateway string `cbor:"1,keyasint"` // site/name
 	Items   []Span `cbor:"2,keyasint"`
+	Mark    *Mark  `cbor:"3,keyasint,omitempty"` // nil: not told
 }
 
 // A Span is one of them: wire.Span without its proof.
@@ -491,4 +515,5 @@ func (*RemoveNode) kind() Kind     { return KindRemoveNode }
 func (*Recover) kind() Kind        { return KindRecover }
 func (*Spans) kind() Kind          { return KindSpans }
 func (*RevokeGateway) kind() Kind  { return KindRevokeGateway }
+func (*Uplinked) kind() Kind       { return KindUplinked }
 func (*Doubt) kind() Kind          { return KindDoubt }

@@ -32,6 +32,7 @@ func samples() map[Kind]Command {
 	rotation := Rotation{
 		Generation: 2, Root: ca("root"), CAs: []WrappedCA{ca(ident.RoleDevice)}, Authority: ca(ident.RoleAuthority), Wraps: []KeyWrap{wrap},
 	}
+	mark := &Mark{Gateway: "plant-7/gw-a", Run: 1 << 63, Incarnation: [16]byte{1}, Upto: wire.SpoolPoint{Seq: 9, Chain: [32]byte{2}}}
 	return map[Kind]Command{
 		KindInit: &Init{
 			Fleet: "acme", Root: ca("root"), CAs: []WrappedCA{ca(ident.RoleDevice), ca(ident.RoleCore)}, Authority: ca(ident.RoleAuthority),
@@ -49,7 +50,7 @@ func samples() map[Kind]Command {
 			Via: "spiffe://acme/gateway/plant-7/gw-a", NotAfter: 1_780_000_000_000,
 			Node: &node, Wrap: &wrap, Gen: 3,
 		},
-		KindStatements: &Statements{Items: []Statement{{Sealed: []byte{1, 2, 3}, Gateway: "plant-7/gw-a", GatewayMS: 1_770_000_000_000, Device: device}}},
+		KindStatements: &Statements{Items: []Statement{{Sealed: []byte{1, 2, 3}, Gateway: "plant-7/gw-a", GatewayMS: 1_770_000_000_000, Device: device}}, Mark: mark},
 		KindPresence: &Presence{Gateway: "plant-7/gw-a", Items: []PresenceItem{
 			{
 				Device: device, Online: true, AtMS: 1, LastMS: 2, IntervalMS: 3, Beats: 4, Missed: 5,
@@ -73,12 +74,16 @@ func samples() map[Kind]Command {
 		KindSetNode:    &SetNode{Name: "core-2", API: "a:1", Uplink: "u:2"},
 		KindRemoveNode: &RemoveNode{By: by, Name: "core-2", Rotation: rotation},
 		KindRecover:    &Recover{Node: node, Rotation: rotation, Lost: []string{"core-3"}},
-		KindSpans: &Spans{Gateway: "plant-7/gw-a", Items: []Span{
+		KindSpans: &Spans{Gateway: "plant-7/gw-a", Mark: mark, Items: []Span{
 			{Device: device, FromMS: 1_770_000_000_000, LastMS: 1_770_000_060_000, ToMS: 1_770_000_150_000, Beats: 3, Missed: 1},
 		}},
 		KindDoubt:         &Doubt{Gateway: "plant-7/gw-a", Reason: "it lies", Detail: "beats: 9", Device: device, Count: 2},
 		KindRevokeGateway: &RevokeGateway{By: by, Gateway: "plant-7/gw-a", Reason: "stolen"},
-		KindRenewed:       &Renewed{Device: device, Gateway: "plant-7/gw-a", Key: ident.KeyID{1, 31: 2}, NotAfter: 1_780_000_000_000},
+		KindUplinked: &Uplinked{
+			Gateway: "plant-7/gw-a", Key: ident.KeyID{1}, Run: 1 << 63, Asked: 8, Proof: &wire.SpoolPoint{Seq: 8, Chain: [32]byte{4}},
+			Spool: wire.SpoolEnds{Incarnation: [16]byte{1}, Trimmed: wire.SpoolPoint{Seq: 7, Chain: [32]byte{2}}, Last: wire.SpoolPoint{Seq: 9, Chain: [32]byte{3}}},
+		},
+		KindRenewed: &Renewed{Device: device, Gateway: "plant-7/gw-a", Key: ident.KeyID{1, 31: 2}, NotAfter: 1_780_000_000_000},
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 // beats has a gateway say at a time that the device beat so long before.
 func (f *fleet) beats(gw string, at time.Time, age time.Duration) string {
 	f.t.Helper()
-	p := &wire.Presence{TimeMS: 1, Slots: []uint32{4}, AgesMS: []uint32{uint32(age.Milliseconds())}} // whatever its clock says
+	p := &wire.Presence{TimeMS: 1, Beats: beats(4, age)} // whatever its clock says
 	if lie := f.tr.Digest(gw, 1, p, at, at); lie != nil {
 		return lie.Reason
 	}

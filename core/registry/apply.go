@@ -22,6 +22,7 @@ var (
 	ErrExists      = errors.New("exists already")
 	ErrInvalid     = errors.New("invalid")
 	ErrRevoked     = errors.New("the gateway is revoked")
+	ErrReplaced    = errors.New("a later run of the gateway was admitted")
 )
 
 // Effects are what applying one log entry brought about.
@@ -89,6 +90,8 @@ func (a *applier) apply(c command.Command) any {
 		return a.doubt(c)
 	case *command.SiteReach:
 		return a.siteReach(c)
+	case *command.Uplinked:
+		return a.uplinked(c)
 	case *command.Renewed:
 		return a.renewed(c)
 	case *command.OperatorsUsed:

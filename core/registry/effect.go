@@ -110,6 +110,8 @@ const (
 	EventGatewayDoubted    = "gateway.doubted"
 	EventGatewayEnrolled   = "gateway.enrolled"
 	EventGatewayRevoked    = "gateway.revoked"
+	EventGatewayStarted    = "gateway.started"
+	EventGatewayForked     = "gateway.forked"
 	EventSiteChanged       = "site.changed"
 	EventSiteUnreachable   = "site.unreachable"
 	EventSiteReachable     = "site.reachable"

@@ -159,6 +159,7 @@ func (a *applier) enrollGateway(t *Token, c *command.Enroll, key ident.KeyID) (*
 	}
 	g.Listen, g.Revision = c.Listen, a.revision()
 	g.RevokedMS, g.RevokedBy, g.Reason = 0, "", ""
+	g.Runs, g.Spool, g.Forked = nil, nil, nil // of the machine before
 	keys := make([]Key, 0, len(g.Keys)+1)
 	for _, k := range g.Keys {
 		if k.ID == key {

@@ -223,6 +223,30 @@ type Gateway struct {
 	RevokedBy  string `cbor:"7,keyasint,omitempty"` // id of an operator
 	Reason     string `cbor:"8,keyasint,omitempty"` // why it was revoked, as the operator said
 	Revision   uint64 `cbor:"9,keyasint,omitempty"` // number of the audit record of the newest change by the core or an operator
+
+	Runs   []GatewayRun `cbor:"10,keyasint,omitempty"` // the one that may speak for it first, then those before it; at most keptGatewayRuns
+	Spool  *SpoolMark   `cbor:"11,keyasint,omitempty"` // nil: it never told
+	Forked *Fork        `cbor:"12,keyasint,omitempty"` // nil: it was not seen that there are two of it
+}
+
+// A GatewayRun is one run of a gateway's process.
+type GatewayRun struct {
+	Run     uint64 `cbor:"1,keyasint"`           // random id
+	Back    bool   `cbor:"2,keyasint,omitempty"` // it was replaced by another run, and came back
+	Refused bool   `cbor:"3,keyasint,omitempty"` // it is a copy's
+}
+
+// A SpoolMark is how far a gateway's spool is committed.
+type SpoolMark struct {
+	Incarnation [16]byte        `cbor:"1,keyasint"`
+	Upto        wire.SpoolPoint `cbor:"2,keyasint"`
+}
+
+// A Fork is what was seen last of a copy of a gateway, which was refused.
+type Fork struct {
+	AtMS   int64  `cbor:"1,keyasint"` // log time
+	Run    uint64 `cbor:"2,keyasint"`
+	Reason string `cbor:"3,keyasint"`
 }
 
 // ID is the gateway's name within the fleet: site/name.

@@ -23,10 +23,13 @@ type StatementResult struct {
 	Refuse  *wire.Error // nil: committed, now or before
 }
 
-// statements commits verified statements. Result: []StatementResult, one per item; ErrRevoked: nothing of it was taken.
+// statements commits verified statements. Result: []StatementResult, one per item; an error: nothing of it was taken, see marked.
 func (a *applier) statements(c *command.Statements) any {
 	if slices.ContainsFunc(c.Items, func(it command.Statement) bool { return a.revoked(it.Gateway) }) {
 		return ErrRevoked
+	}
+	if err := a.marked(c.Mark); err != nil {
+		return err
 	}
 	out := make([]StatementResult, len(c.Items))
 	for i := range c.Items {

@@ -136,7 +136,7 @@ func (s *Server) open(ctx context.Context, p *link.Pending, opened func()) {
 			return
 		}
 		opened()
-		u.run(ctx)
+		u.serve(ctx)
 	}
 }
 
@@ -230,8 +230,12 @@ func (s *Server) admit(ctx context.Context, ses *link.Session) (*uplink, error) 
 			return nil, wire.Refuse(wire.CodeMalformed, "relayed by: %v", err)
 		}
 	}
+	if err := s.single(ctx, ses, &peer, gw, &hello); err != nil {
+		return nil, err
+	}
 	u := &uplink{
 		Server: s, ses: ses, peer: peer, gw: gw, via: hello.Via, session: rand.Uint64(), //nolint:gosec // G404: tells sessions apart, and keeps no secret
+		run: hello.Run, spool: hello.Spool,
 		known:    seal.Stamp{ClusterEpoch: hello.KnownEpoch, Number: hello.Known},
 		presence: make(chan wire.Presence, presenceWait), inFlight: make(chan struct{}, maxInFlight),
 		submits: make(chan *batch, maxSubmits), said: make(chan *said, maxSaid), due: newDue(s.Tracker.Period()),

@@ -28,6 +28,7 @@ func (u *uplink) commitSpans(ctx context.Context, b *batch) error {
 	if len(c.Items) == 0 {
 		return nil
 	}
+	c.Mark = u.mark(b)
 	ctx, cancel := context.WithTimeout(ctx, proposeTime)
 	defer cancel()
 	res, err := u.Registry.Propose(ctx, c)

@@ -132,7 +132,11 @@ func (u *uplink) commitBatch(ctx context.Context, b *batch) error {
 	if len(c.Items) > 0 {
 		ctx, cancel := context.WithTimeout(ctx, proposeTime)
 		defer cancel()
+		c.Mark = u.mark(b)
 		res, err := u.Registry.Propose(ctx, c)
+		if end := u.fork(err); end != nil {
+			return end
+		}
 		if err != nil {
 			u.Log.Warn("statements not committed", "gateway", u.gw, "count", len(c.Items), "err", err)
 			return u.refuse(wire.Refuse(wire.CodeUnavailable, "the core cannot commit now").After(2*time.Second), wire.TypeSubmit, b.ID)
@@ -150,6 +154,9 @@ func (u *uplink) commitBatch(ctx context.Context, b *batch) error {
 		}
 	}
 	if err := u.commitSpans(ctx, b); err != nil {
+		if end := u.fork(err); end != nil {
+			return end
+		}
 		u.Log.Warn("spans not committed", "gateway", u.gw, "count", len(b.Spans), "err", err)
 		return u.refuse(wire.Refuse(wire.CodeUnavailable, "the core cannot commit now").After(2*time.Second), wire.TypeSubmit, b.ID)
 	}

@@ -47,7 +47,11 @@ func (u *uplink) tell(ctx context.Context) error {
 // tellAll tells the entries that are newer than what the gateway holds, and at the end up to where it now holds all.
 func (u *uplink) tellAll() error {
 	v := u.Registry.View()
-	if err := u.admittedStill(v); err != nil { // the change was before the subscription, or among what was missed
+	// Either may have come before the subscription, or be among what was missed.
+	if err := u.admittedStill(v); err != nil {
+		return err
+	}
+	if err := u.replaced(v); err != nil {
 		return err
 	}
 	m, err := u.site(v)
@@ -120,6 +124,8 @@ func (u *uplink) tellEntries(v registry.View, devices ...*registry.Device) error
 func (u *uplink) tellChange(e *registry.Event) error {
 	v := u.Registry.View()
 	switch e.Type {
+	case registry.EventGatewayStarted:
+		return u.replaced(v)
 	case registry.EventSiteChanged, registry.EventGatewayEnrolled, registry.EventGatewayRevoked:
 		if err := u.admittedStill(v); err != nil {
 			return err

@@ -25,7 +25,9 @@ type uplink struct {
 	peer    ident.Peer
 	gw      string // site/name
 	session uint64
-	via     string // name of the sibling that relays the session, as the gateway says; "": none
+	run     uint64          // random id of the gateway's run
+	spool   *wire.SpoolEnds // as it was when the session was opened; nil: not told
+	via     string          // name of the sibling that relays the session, as the gateway says; "": none
 	sub     *events.Sub
 	known   seal.Stamp // the gateway holds every entry of its site up to it; owned by tell
 
@@ -36,9 +38,9 @@ type uplink struct {
 	inFlight chan struct{} // bounds the requests that are being answered; a full one stops the reading
 }
 
-// run serves the session until it ends. Reports are committed in order by one goroutine; every other request is answered by
+// serve serves the session until it ends. Reports are committed in order by one goroutine; every other request is answered by
 // one of its own, so that a slow commit holds up nothing else.
-func (u *uplink) run(ctx context.Context) {
+func (u *uplink) serve(ctx context.Context) {
 	defer u.sub.Close()
 	u.Tracker.Opened(u.gw, u.session, time.Now())
 	u.Tracker.Carried(u.gw, u.session, u.ses.Carrier().String(), u.via)

@@ -62,7 +62,9 @@ type Config struct {
 	Receipts   func([]wire.DeviceReceipt)                // called with what came from the core; must not block
 	Refused    func([]custody.Refused)                   // called with what the core will never take; must not block
 	Witness    Witness
-	SiteKey    func(*wire.SiteKey) // called with the site's key whenever it is told
+	SiteKey    func(*wire.SiteKey)             // called with the site's key whenever it is told
+	Run        uint64                          // id of this run, to go on with one that was refused as a copy; 0: a new one
+	Forked     func(run uint64, reason string) // called when the core refuses this gateway as a copy; nil: nobody is told
 }
 
 // Link is the uplink. Its methods may be called from any goroutine.
@@ -83,7 +85,10 @@ type Link struct {
 
 // New makes a link; Run connects it.
 func New(c Config) *Link {
-	l := &Link{Config: c, dialer: link.NewDialer(c.Transport, c.Streams), run: rand.Uint64()} //nolint:gosec // an id, no secret
+	l := &Link{Config: c, dialer: link.NewDialer(c.Transport, c.Streams), run: c.Run}
+	if l.run == 0 {
+		l.run = rand.Uint64() //nolint:gosec // an id, no secret
+	}
 	l.period.Store(int64(usualPeriod))
 	return l
 }
@@ -139,21 +144,16 @@ func (l *Link) Connected() bool { return l.connected.Load() }
 func (l *Link) Period() time.Duration { return time.Duration(l.period.Load()) }
 
 func (l *Link) hello(s *session) error {
-	known := l.Mirror.Known()
+	known, ends := l.Mirror.Known(), l.Custody.SpoolEnds()
 	err := s.Send(wire.TypeUplinkHello, wire.UplinkHello{
 		Capability: wire.Capability, Version: l.Version, Listen: l.Listen, Run: l.run, KnownEpoch: known.ClusterEpoch, Known: known.Number,
-		Via: s.way.via,
+		Via:   s.way.via,
+		Spool: &ends,
 	})
 	if err != nil {
 		return err
 	}
-	t, body, err := s.RecvWithin(attemptTime)
-	if err == nil && t == wire.TypeSite { // why a refusal is to be believed
-		if err := l.shown(body); err != nil {
-			return err
-		}
-		t, body, err = s.RecvWithin(attemptTime)
-	}
+	t, body, err := l.opening(s)
 	if err != nil {
 		return err
 	}
@@ -170,10 +170,50 @@ func (l *Link) hello(s *session) error {
 		if err := wire.Unmarshal(body, e); err != nil {
 			return err
 		}
+		if e.Code == wire.CodeForked && l.Forked != nil {
+			l.Forked(l.run, e.Detail)
+		}
 		return e
 	default:
 		return fmt.Errorf("want a welcome, got %v: %w", t, wire.ErrMalformed)
 	}
+}
+
+// maxOpening bounds what the core says before the welcome: what it wants proved, why it refuses.
+const maxOpening = 4
+
+// opening answers what the core asks before it decides, and returns its decision.
+func (l *Link) opening(s *session) (t wire.Type, body []byte, err error) {
+	for range maxOpening {
+		if t, body, err = s.RecvWithin(attemptTime); err != nil {
+			return 0, nil, err
+		}
+		switch t {
+		case wire.TypeSite:
+			err = l.shown(body)
+		case wire.TypeProve:
+			err = l.prove(s, body)
+		default:
+			return t, body, nil
+		}
+		if err != nil {
+			return 0, nil, err
+		}
+	}
+	return 0, nil, fmt.Errorf("no welcome after %d messages: %w", maxOpening, wire.ErrMalformed)
+}
+
+// prove shows the point behind a record of the spool.
+func (l *Link) prove(s *session, body []byte) error {
+	var m wire.Prove
+	if err := wire.Unmarshal(body, &m); err != nil {
+		return err
+	}
+	p, err := l.Custody.SpoolPoint(m.Seq)
+	if err != nil {
+		return err
+	}
+	return s.Send(wire.TypeProof, wire.Proof{Point: p})
 }
 
 // shown takes the list of gateways that comes before a refusal.

@@ -15,7 +15,8 @@ type Batch struct {
 	recs   []spool.Record
 	first  uint64 // least number in recs
 	begun  time.Time
-	repeat bool // it is what the core did not take before
+	repeat bool        // it is what the core did not take before
+	upto   spool.Point // behind the last of recs; zero: they need not follow on one another
 }
 
 // newBatch makes a batch of records, at least one, in the order of their numbers.
@@ -28,6 +29,9 @@ func newBatch(recs []spool.Record) *Batch {
 // Submit is the batch as a message. A span that does not read goes as one that the core refuses.
 func (b *Batch) Submit(id uint64) wire.Submit {
 	m := wire.Submit{ID: id, TimeMS: b.recs[0].TimeMS}
+	if b.upto.Seq != 0 {
+		m.Upto = &wire.SpoolPoint{Seq: b.upto.Seq, Chain: b.upto.Chain}
+	}
 	for i := range b.recs {
 		r := &b.recs[i]
 		if r.Kind == KindStatement {
@@ -130,7 +134,9 @@ func (r *Replay) read() (*Batch, error) {
 		r.after = page.After()
 		recs := slices.DeleteFunc(page.Records, func(x spool.Record) bool { return x.Kind != KindStatement && x.Kind != KindSpan })
 		if len(recs) > 0 {
-			return newBatch(recs), nil
+			b := newBatch(recs)
+			b.upto = page.Last
+			return b, nil
 		}
 	}
 }

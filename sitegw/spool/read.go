@@ -1,6 +1,9 @@
 package spool
 
-import "slices"
+import (
+	"errors"
+	"slices"
+)
 
 // What a Read returns at most when it is not told.
 const (
@@ -16,6 +19,8 @@ type Page struct {
 	Before Point
 	// Records follow on each other without a gap. The caller owns them.
 	Records []Record
+	// Last is the point behind the last of Records.
+	Last Point
 }
 
 // After returns the number to read on behind.
@@ -76,10 +81,21 @@ func (w *walker) page(maxRecords, maxBytes int) (p Page, err error) {
 		c := *r
 		c.Data = slices.Clone(r.Data)
 		p.Records, size = append(p.Records, c), size+len(r.Data)
+		p.Last = w.at
 		here = w.cursor()
 	}
 	w.s.remember(here)
 	return p, nil
+}
+
+// PointAt returns the point behind record number seq; false when it is not there: trimmed, lost to damage, or ahead of what is durable.
+// Errors are ErrClosed or the disk's.
+func (s *Spool) PointAt(seq uint64) (Point, bool, error) {
+	p, err := s.pointAt(seq)
+	if errors.Is(err, ErrAhead) {
+		return Point{}, false, nil
+	}
+	return p, err == nil && p.Seq == seq, err
 }
 
 // pointAt returns the point behind record number seq, or the last point before it that is known.

@@ -197,7 +197,14 @@ type Gateway struct {
 	RevokedAt   *time.Time `json:"revoked_at" doc:"null: it is not"`
 	RevokedBy   string     `json:"revoked_by,omitempty" doc:"id of an operator"`
 	Reason      string     `json:"reason,omitempty" doc:"why it was revoked, as the operator said"`
+	Forked      *Fork      `json:"forked" doc:"the newest copy of it that was refused, which is one of two machines or an older state of its disk; null: none was"`
 	Keys        []Key      `json:"keys" nullable:"false"`
+}
+
+// Fork is a copy of a gateway that the core refused.
+type Fork struct {
+	At     time.Time `json:"at"`
+	Reason string    `json:"reason"`
 }
 
 // RevokeGateway ends a gateway.

@@ -57,7 +57,7 @@ func newFleet() *fakeCore {
 				Site: "plant-7", Name: "gw-b", Listen: "10.7.0.3:7443", State: "active", LastHeardAt: before(time.Hour), EnrolledAt: *before(72 * time.Hour), Keys: keys,
 				Backlog: &v1.Backlog{ToldAt: *before(time.Hour), Statements: 4000, Bytes: 32 << 20, OldestAt: before(30 * time.Hour), Holding: true, Refused: 1, Lost: 2},
 			},
-			{Site: "plant-8", Name: "gw-a", Listen: "10.8.0.2:7443", State: "active", EnrolledAt: *before(time.Hour), Keys: []v1.Key{}},
+			{Site: "plant-8", Name: "gw-a", Listen: "10.8.0.2:7443", State: "active", Forked: &v1.Fork{At: *before(time.Minute), Reason: "it is an older copy"}, EnrolledAt: *before(time.Hour), Keys: []v1.Key{}},
 		},
 		tokens: []v1.Token{
 			{ID: "aa11", Kind: "device", Site: "plant-7", Tags: map[string]string{"line": "3"}, Uses: 10, Used: 4, CreatedAt: *before(time.Hour), CreatedBy: "admin", ExpiresAt: *before(-time.Hour), State: "open", Comment: "line 3"},

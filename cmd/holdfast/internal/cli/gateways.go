@@ -55,6 +55,9 @@ func gatewayGrid(gateways []v1.Gateway, now time.Time) *output.Grid {
 		} else if g.State == gatewayRevoked {
 			connected = g.State
 		}
+		if g.Forked != nil {
+			connected += ", copy refused"
+		}
 		waits, oldest := "", ""
 		if b := g.Backlog; b != nil {
 			waits = waiting(b.Statements, b.Bytes, b.Holding)
@@ -65,7 +68,7 @@ func gatewayGrid(gateways []v1.Gateway, now time.Time) *output.Grid {
 				oldest = output.Ago(now, b.OldestAt)
 			}
 		}
-		bad := !g.Connected || g.Backlog != nil && (g.Backlog.Holding || g.Backlog.Failing)
+		bad := !g.Connected || g.Forked != nil || g.Backlog != nil && (g.Backlog.Holding || g.Backlog.Failing)
 		t.Row(bad, g.Site, g.Name, connected, output.Ago(now, g.LastHeardAt), strconv.Itoa(g.Devices), waits, oldest, synced(now, g.LastSyncAt), g.Listen)
 	}
 	return t
@@ -178,6 +181,10 @@ func gatewaySheet(g *v1.Gateway, revision string, now time.Time) *output.Sheet {
 	if g.RevokedAt != nil {
 		sh.Sub("Revoked", output.Both(now, g.RevokedAt)+" by "+g.RevokedBy)
 		sh.Sub("Reason", g.Reason)
+	}
+	if f := g.Forked; f != nil {
+		sh.Fact("Copy refused", output.Both(now, &f.At))
+		sh.Sub("Reason", f.Reason)
 	}
 	sh.Fact("Listens at", g.Listen)
 	sh.Fact("Devices online", strconv.Itoa(g.Devices))

@@ -33,6 +33,7 @@ var scenarios = []struct {
 	{"gateways-list-site", "gateways list --site plant-8"},
 	{"gateways-get", "gateways get plant-7/gw-a"},
 	{"gateways-get-away", "gateways get plant-7/gw-b"},
+	{"gateways-get-forked", "gateways get plant-8/gw-a"},
 	{"gateways-revoke", "gateways revoke plant-7/gw-b --reason stolen"},
 	{"gateways-revoke-last", "gateways revoke plant-8/gw-a"},
 	{"tokens-create", "tokens create --kind device --site plant-7 --ttl 1h --uses 10 --tag line=3 --tag role=eye --comment try"},
