@@ -258,6 +258,12 @@ func (c *conserve) open() string {
 		if !ok {
 			return c.Core(n+1).Name + " does not serve"
 		}
+		v.Gateways(func(g *registry.Gateway) bool {
+			if g.Forked != nil {
+				c.t.Errorf("%s takes %s for a copy: %s", c.Core(n+1).Name, g.ID(), g.Forked.Reason)
+			}
+			return true
+		})
 		for i, a := range c.agents {
 			d, _ := v.Device(deviceID(c.t, a))
 			if got, want := d.Epoch.Seq, len(c.journals[i].all()); got != uint64(want) {

@@ -24,7 +24,8 @@ import (
 // A lightGateway is custody over a spool on a simulated disk, and a replay to the core.
 type lightGateway struct {
 	w      *light
-	name   string
+	name   string // site/name
+	run    uint64 // of its process
 	disk   *simdisk.Disk
 	keeper *custody.Keeper
 	stop   func()          // ends the spool's writer
@@ -67,6 +68,7 @@ func (g *lightGateway) open() error {
 		return errors.Join(err, s.Close())
 	}
 	g.told = make(map[ident.DeviceID]registry.Covered)
+	g.run++
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -90,6 +92,25 @@ func (g *lightGateway) powerCut() error {
 	g.replay, g.sent = nil, nil
 	g.disk = g.disk.Crash(g.w.r)
 	return g.open()
+}
+
+// uplink opens a session with the core, to which the gateway shows its spool. It is never taken for a copy, whatever its disk went through.
+func (g *lightGateway) uplink() error {
+	rec, _ := g.w.core.View().Gateway(g.name)
+	c := &command.Uplinked{Gateway: g.name, Key: rec.Keys[0].ID, Run: g.run, Spool: g.keeper.SpoolEnds()}
+	if _, settled := rec.Fork(c.Run, &c.Spool, nil); !settled {
+		var err error
+		c.Asked = rec.Spool.Upto.Seq
+		if c.Proof, err = g.keeper.SpoolPoint(c.Asked); err != nil {
+			return g.failed(err)
+		}
+		g.w.fired[lightProved] = true
+	}
+	if _, err := g.w.apply(c); err != nil {
+		return fmt.Errorf("gateway %s: %w", g.name, err)
+	}
+	g.replay, g.sent = g.keeper.Replay(), nil
+	return nil
 }
 
 // attach opens a session.
@@ -252,6 +273,9 @@ func (g *lightGateway) answer(fate float64) error {
 			return fmt.Errorf("statement %d of a batch: %w", i, err)
 		}
 		c.Items = append(c.Items, command.Statement{Sealed: sealed, Gateway: g.name, GatewayMS: time.Now().UnixMilli(), Device: st.Device})
+	}
+	if upto := b.Submit(1).Upto; upto != nil {
+		c.Mark = &command.Mark{Gateway: g.name, Run: g.run, Incarnation: g.keeper.Spool.Incarnation(), Upto: *upto}
 	}
 	res, err := g.w.apply(&c)
 	if err != nil {

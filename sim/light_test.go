@@ -50,13 +50,14 @@ const (
 	lightRestart                       // of a device
 	lightFailover                      // of a device to another gateway
 	lightGone                          // a device leaves for good once a gateway has custody of all it stated
+	lightProved                        // a gateway proves a record between the ends of its spool, as an answer was lost
 	lightEvents
 )
 
 func (e lightEvent) String() string {
 	return [...]string{
 		"power cut", "power cut in a call", "failing sync", "full disk", "lost batch", "lost answer", "batch put off", "core restart", "device restart",
-		"failover", "device that left",
+		"failover", "device that left", "record proved",
 	}[e]
 }
 
@@ -116,6 +117,13 @@ func newLightFleet(t *testing.T) *lightFleet {
 		apply(&command.Enroll{Token: seal.TokenID{1}, Kind: seal.KindDevice, Device: d.Device, SPKI: spki, Cert: []byte("leaf"), NotAfter: day.AddDate(1, 0, 0).UnixMilli(), Via: "spiffe://sim/gateway/plant-7/gw-a"})
 		f.signers = append(f.signers, d)
 	}
+	apply(&command.CreateToken{
+		By: command.Actor{Operator: "o1"}, ID: seal.TokenID{2}, Public: []byte{1}, Kind: seal.KindGateway, Site: "plant-7",
+		TTLMS: (24 * time.Hour).Milliseconds(), Uses: lightGateways,
+	})
+	for i := range lightGateways {
+		apply(&command.Enroll{Token: seal.TokenID{2}, Kind: seal.KindGateway, Name: lightName(i), SPKI: []byte(lightName(i)), Listen: "-", Cert: []byte("leaf"), NotAfter: day.AddDate(1, 0, 0).UnixMilli()})
+	}
 	var b bytes.Buffer
 	if err := s.View().Persist(&b); err != nil {
 		t.Fatal(err)
@@ -123,6 +131,9 @@ func newLightFleet(t *testing.T) *lightFleet {
 	f.state = b.Bytes()
 	return f
 }
+
+// lightName is the name of a gateway within its site.
+func lightName(i int) string { return "gw-" + string(rune('a'+i)) }
 
 // A misdeed is what a gateway of a negative control does.
 type misdeed int
@@ -212,7 +223,7 @@ func (w *light) step() error {
 		}
 	case n < 64:
 		if g.replay == nil {
-			g.replay = g.keeper.Replay()
+			return g.uplink()
 		}
 	case n < 75:
 		return errors.Join(w.gateways[0].submit(), w.gateways[1].submit())
@@ -257,7 +268,9 @@ func (w *light) drain() error {
 	for _, g := range w.gateways {
 		g.disk.SetHook(nil)
 		g.disk.Limit(-1)
-		g.replay, g.sent = g.keeper.Replay(), nil
+		if err := g.uplink(); err != nil {
+			return err
+		}
 	}
 	for _, d := range w.devices {
 		if !d.gone {
@@ -280,7 +293,9 @@ func (w *light) drain() error {
 		}
 		for _, g := range w.gateways {
 			if g.replay == nil {
-				g.replay, g.sent = g.keeper.Replay(), nil
+				if err := g.uplink(); err != nil {
+					return err
+				}
 			}
 			if err := errors.Join(g.submit(), g.answer(1), g.receipts()); err != nil {
 				return err
@@ -324,7 +339,7 @@ func lightWorld(t *testing.T, f *lightFleet, dir string, seed uint64, m misdeed)
 		w.core, err = registry.Restore(bytes.NewReader(f.state))
 		must(err)
 		for i := range lightGateways {
-			g := &lightGateway{w: w, name: "plant-7/gw-" + string(rune('a'+i)), disk: simdisk.New(seed*lightGateways + uint64(i))}
+			g := &lightGateway{w: w, name: "plant-7/" + lightName(i), disk: simdisk.New(seed*lightGateways + uint64(i))}
 			must(g.open())
 			defer func() { g.stop() }()
 			w.gateways = append(w.gateways, g)
