@@ -260,7 +260,7 @@ type Mark struct {
 	Gateway     string          `cbor:"1,keyasint"` // site/name
 	Run         uint64          `cbor:"2,keyasint"` // of the session
 	Incarnation [16]byte        `cbor:"3,keyasint"`
-	Upto        wire.SpoolPoint `cbor:"4,keyasint"`
+	Upto        wire.SpoolPoint `cbor:"4,keyasint"` // zero: what was put off before, which moves nothing
 }
 
 // Uplinked tells that a run of a gateway comes up that is not the newest one known, or with a spool that is not the one known or

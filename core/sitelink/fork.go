@@ -76,12 +76,16 @@ func prove(ses *link.Session, seq uint64) (*wire.SpoolPoint, error) {
 	return m.Point, nil
 }
 
-// mark is how far the gateway's spool is committed with a batch; nil: it did not say.
+// mark is how far the gateway's spool is committed with a batch, and as which run it comes; nil: the gateway does not tell.
 func (u *uplink) mark(b *batch) *command.Mark {
-	if u.spool == nil || b.Upto == nil {
+	if u.spool == nil {
 		return nil
 	}
-	return &command.Mark{Gateway: u.gw, Run: u.run, Incarnation: u.spool.Incarnation, Upto: *b.Upto}
+	m := &command.Mark{Gateway: u.gw, Run: u.run, Incarnation: u.spool.Incarnation}
+	if b.Upto != nil {
+		m.Upto = *b.Upto
+	}
+	return m
 }
 
 // replaced is why the session ends when another run of the gateway was admitted since; nil: it goes on.
