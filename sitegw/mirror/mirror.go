@@ -267,7 +267,7 @@ func (m *Mirror) Gateways() []seal.ListedGateway {
 func (m *Mirror) Drops(name string, key ident.KeyID, issued time.Time) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.list.GatewayList != nil && m.list.GatewayList.Drops(name, key, issued)
+	return m.list.GatewayList != nil && m.list.Drops(name, key, issued)
 }
 
 // A Status is how much a mirror holds.
