@@ -45,6 +45,28 @@ func TestExpiredGatewayIsTakenByTheList(t *testing.T) {
 	})
 }
 
+// A gateway that the newest list lacks is left at once and refused from then on; one that is younger than the list is taken.
+func TestDroppedGatewayIsLeft(t *testing.T) {
+	within(t, func(t *testing.T, w *world) {
+		g := w.admit(0, time.Hour)
+		w.facts.LogTime = time.Now().Add(-ident.BackDate - time.Hour) // before the certificates were issued
+		g.send(wire.TypeHeartbeatAck, wire.HeartbeatAck{List: w.facts.List("plant-7", w.listed(1, w.keys[1]))})
+		settle()
+		if g.Context().Err() != nil {
+			t.Fatal("left a gateway that is younger than the list")
+		}
+		w.facts.LogTime = time.Now()
+		g.send(wire.TypeHeartbeatAck, wire.HeartbeatAck{List: w.facts.List("plant-7", w.listed(1, w.keys[1]))})
+		began := time.Now()
+		g = w.admit(1, time.Hour)
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("left after %v", d)
+		}
+		g.Close()
+		w.admit(1, time.Hour)
+	})
+}
+
 func TestOrderOfGateways(t *testing.T) {
 	within(t, func(t *testing.T, w *world) {
 		w.admit(0, time.Hour)

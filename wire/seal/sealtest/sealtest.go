@@ -4,6 +4,7 @@ package sealtest
 import (
 	"crypto/ed25519"
 	"testing"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
@@ -17,7 +18,8 @@ type Authority struct {
 	Epoch uint64 // cluster epoch
 	N     uint64 // number of the newest fact
 
-	tb testing.TB
+	tb      testing.TB
+	LogTime time.Time // of lists; zero: a fixed one
 }
 
 // New makes the authority of a fleet.
@@ -62,10 +64,14 @@ func (a *Authority) Seal(e *seal.DeviceEntry) []byte {
 
 // List is the next list of a site's gateways.
 func (a *Authority) List(site string, gateways ...seal.ListedGateway) []byte {
+	logged := int64(1_795_464_001_000)
+	if !a.LogTime.IsZero() {
+		logged = a.LogTime.UnixMilli()
+	}
 	a.tb.Helper()
 	a.N++
 	b, err := seal.SealGatewayList(&seal.GatewayList{
-		Version: seal.GatewayListVersion, Fleet: a.Fleet, Site: site, ClusterEpoch: a.Epoch, Number: a.N, Gateways: gateways, LogTimeMS: 1_795_464_001_000,
+		Version: seal.GatewayListVersion, Fleet: a.Fleet, Site: site, ClusterEpoch: a.Epoch, Number: a.N, Gateways: gateways, LogTimeMS: logged,
 	}, a.Key)
 	if err != nil {
 		a.tb.Fatal(err)
