@@ -5,32 +5,16 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"syscall"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/internal/backoff"
-	"github.com/holdfast-edge/holdfast/wire"
 )
 
 // errProtocol is a server that chose none of the client's protocols.
 var errProtocol = errors.New("the server speaks none of this client's protocols")
-
-// errHungUp is a peer that took the connection and hung up without a word, as a listener under pressure does. It is busy, or a box
-// in between lets no connection through: so other than a refusal that was spoken, this one ends no attempt over QUIC.
-var errHungUp = fmt.Errorf("hung up on: %w", wire.Refuse(wire.CodeBusy, "the peer takes no connection now"))
-
-// isHangUp tells whether an error is the other side's end of a net.Conn, be it a socket or a pipe.
-func isHangUp(err error) bool {
-	for _, e := range []error{io.EOF, io.ErrClosedPipe, syscall.ECONNRESET, syscall.EPIPE} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
-}
 
 // DialConn opens a session over TLS on conn, which is the session's from then on, also when there is an error. A session is
 // not an admission: that is the peer's welcome.
@@ -50,9 +34,6 @@ func DialConn(ctx context.Context, conn net.Conn, tc *tls.Config, o Options) (*S
 	}
 	if err != nil {
 		conn.Close() //nolint:errcheck // the session never began
-		if raw.unread() && isHangUp(err) {
-			err = fmt.Errorf("%w: %w", errHungUp, err)
-		}
 		return nil, fmt.Errorf("dial %v: %w: %w", conn.RemoteAddr(), ErrClosed, err)
 	}
 	s := newStreamConn(context.Background(), c, raw, func() {}).dial(o.keepAlive(), time.Since(began)).start() //nolint:contextcheck // ctx is of the dial

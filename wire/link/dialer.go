@@ -125,10 +125,10 @@ func either(a, b error) error {
 	return fmt.Errorf("%w; and %w", a, b)
 }
 
-// refused tells whether an error is a refusal that the peer spoke.
+// refused tells whether an error is a peer's refusal.
 func refused(err error) bool {
 	_, ok := errors.AsType[*wire.Error](err)
-	return ok && !errors.Is(err, errHungUp)
+	return ok
 }
 
 // A race is what the two attempts of one Open share.

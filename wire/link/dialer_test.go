@@ -183,27 +183,6 @@ func (c *choice) silentAfterFirst(d time.Duration) {
 	})
 }
 
-// A gateway that hangs up over TCP is busy, if nothing comes of QUIC, which goes on.
-func TestOpenHungUpOn(t *testing.T) {
-	inChoice(t, func(t *testing.T, c *choice) {
-		t.Helper()
-		c.dialer = link.NewDialer(c.client, func(context.Context, string) (net.Conn, error) {
-			here, there := net.Pipe()
-			go func() {
-				there.Read(make([]byte, 8<<10)) //nolint:errcheck // what is said is of no interest
-				there.Close()
-			}()
-			return here, nil
-		})
-		c.net.BlockUDP(c.gateway, true)
-		if _, err := link.Open(t.Context(), c.dialer, c.target(), greet); !isBusy(err) {
-			t.Errorf("got %v", err)
-		}
-		time.AfterFunc(4*time.Second, func() { c.net.BlockUDP(c.gateway, false) })
-		c.opens(link.QUIC, 4*time.Second, 10*time.Second).Close()
-	})
-}
-
 // A QUIC that fails outright is not waited for.
 func TestOpenWithoutUDP(t *testing.T) {
 	inChoice(t, func(t *testing.T, c *choice) {

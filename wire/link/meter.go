@@ -48,9 +48,6 @@ func (m *meter) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// unread tells whether nothing was read yet.
-func (m *meter) unread() bool { return m.left.Load() == handshakeBytes }
-
 // mark notes a sign of life.
 func (m *meter) mark() { m.last.Store(int64(time.Since(m.began))) }
 
