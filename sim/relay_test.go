@@ -57,7 +57,7 @@ func (p *pair) addDevice(name string, home *Gateway) {
 	a := p.NewAgent(name, home)
 	j := newLogbook(a.Dir())
 	looks := 0
-	a.Log, a.Facts = slog.New(j), 5*time.Second
+	a.Log, a.Facts = slog.New(j), 10*time.Second
 	a.Profile = func() wire.Profile { // of one goroutine at a time
 		m := smallMachine()
 		if p.stating.Load() {
@@ -156,7 +156,7 @@ func TestSiblingRelays(t *testing.T) {
 			took := p.until(0, "gw-b", 20*time.Second)
 			p.steady(4 * time.Minute)
 			for i := range p.devices {
-				if h := p.history(i); time.Since(*h[len(h)-1].DeviceTime) > 10*time.Second {
+				if h := p.history(i); time.Since(*h[len(h)-1].DeviceTime) > 15*time.Second {
 					t.Errorf("device %d: the newest statement is %v old", i, time.Since(*h[len(h)-1].DeviceTime))
 				}
 			}
@@ -170,7 +170,7 @@ func TestSiblingRelays(t *testing.T) {
 				t.Errorf("device %d: %+v", i, got)
 			}
 		}
-		p.judge(100)
+		p.judge(50)
 	})
 }
 
@@ -211,7 +211,7 @@ func TestRelayFails(t *testing.T) {
 		p.steady(time.Minute)
 		p.wan(p.gws[0], true)
 		p.until(0, "", 90*time.Second)
-		p.judge(50)
+		p.judge(30)
 	})
 }
 
