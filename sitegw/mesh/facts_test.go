@@ -39,10 +39,10 @@ func TestFactsComeFromSiblings(t *testing.T) {
 		if now := a.Mirror.Known(); now != known || len(a.heard()) != len(all)-10 || a.Status().Taken != uint64(len(all)-10+1) {
 			t.Errorf("known %v and then %v; told of %d devices, status %+v", known, now, len(a.heard()), a.Status())
 		}
-		asks := b.asks
+		asks := b.asked()
 		time.Sleep(time.Hour)
-		if n := b.asks - asks; n < 3 || n > 8 || len(b.heard()) != 0 { // now and then, as others could say that it has nothing
-			t.Errorf("asked %d times more; gw-1 was told %d", b.asks-asks, len(b.heard()))
+		if n := b.asked() - asks; n < 3 || n > 8 || len(b.heard()) != 0 { // now and then, as others could say that it has nothing
+			t.Errorf("asked %d times more; gw-1 was told %d", b.asked()-asks, len(b.heard()))
 		}
 		one := s.entry()
 		b.Mirror.Apply(&wire.Site{Entries: [][]byte{one}})

@@ -220,6 +220,13 @@ func (s *site) named(name string) *gateway {
 	return s.gateways[i]
 }
 
+// asked is how often siblings asked it for facts.
+func (g *gateway) asked() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.asks
+}
+
 var errAway = errors.New("nobody answers")
 
 // dialAs is how one gateway's mesh dials another one.

@@ -172,12 +172,12 @@ func (r *round) note() {
 	r.present = now
 }
 
-// join keeps connections with all siblings, and looks for listed siblings that are no members: at the start, after they were away, and when a network that was split is
-// whole again.
+// join keeps connections with all siblings, and looks for those that are no members: at the start, after they were away, and when a
+// network that was split is whole again.
 func (r *round) join(ctx context.Context) {
 	for wait := time.Duration(0); backoff.Sleep(ctx, wait); wait = backoff.Jitter(joinEvery, 0.5) {
 		for n := range *r.mesh.listed.Load() {
-			r.transport.greet(n)
+			r.transport.greet(n) //nolint:contextcheck // its connection is of the round
 		}
 		absent := r.absent()
 		rand.Shuffle(len(absent), func(i, j int) { absent[i], absent[j] = absent[j], absent[i] }) //nolint:gosec // spreading load needs no secrecy
