@@ -128,11 +128,15 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descMirrorWrong, m.Refused)
 	c.custody(gauge, counter)
 	c.mesh(gauge, counter)
+	c.uplink(gauge, counter)
+}
+
+// uplink tells of the way to the core, and of those that siblings have through this gateway.
+func (c collector) uplink(gauge func(*prometheus.Desc, float64, ...string), counter func(*prometheus.Desc, uint64, ...string)) {
 	r := c.g.relay.Status()
 	gauge(descRelays, float64(r.Open))
 	counter(descRelaysTotal, r.Carried)
 	counter(descRelayedBytes, r.Bytes)
-
 	s := c.g.uplink.Status()
 	counter(descReconnects, max(s.Sessions, 1)-1)
 	relayed := 0.0

@@ -260,7 +260,7 @@ func (m *Mirror) Gateways() []seal.ListedGateway {
 	if m.list.GatewayList == nil {
 		return nil
 	}
-	return m.list.GatewayList.Gateways
+	return m.list.Gateways
 }
 
 // Drops tells whether the authority's list says that a gateway of the site has ended. issued is when its certificate was.
