@@ -33,7 +33,6 @@ RACE_SKIP     ?= /(sim/procs|sim/bench|internal/floor.*)$$
 FUZZTIME      ?= 30s
 DEMO_ARGS     ?=
 BENCH_ARGS    ?=
-MEMORY        ?= $(firstword $(wildcard /dev/shm /tmp))  # for tests that sync every 30 s of virtual days: where that costs nothing
 
 .PHONY: help
 help: ## list the targets
@@ -122,7 +121,7 @@ nightly: ## what takes too long for every push: long fuzzing, every test many ti
 	HOLDFAST_CUTS=200 $(GO) test -run '^Test(Gateway)?PowerCut' -timeout 2h ./sim/procs
 	HOLDFAST_KILLS=all $(GO) test -run '^TestGatewayKilledAtSystemCalls$$' -timeout 2h ./sim/procs
 	HOLDFAST_CROWD=10000 $(GO) test -run '^TestCrowdComesBack' -timeout 30m ./sim/procs
-	HOLDFAST_DAYS=14 HOLDFAST_DEVICES=1000 TMPDIR=$(MEMORY) $(GO) test -run '^TestDaysWithoutTheCore' -timeout 2h ./sim
+	HOLDFAST_DAYS=14 HOLDFAST_DEVICES=1000 $(GO) test -run '^TestDaysWithoutTheCore' -timeout 2h ./sim
 	HOLDFAST_HOURS=24 $(GO) test -run '^TestLongCut$$' -timeout 1h ./sim
 	HOLDFAST_SEEDS=5000 $(GO) test -run '^TestLinearizable' -timeout 12h ./sim
 	HOLDFAST_SEEDS=5000 $(GO) test -run '^TestConservation$$' -timeout 12h ./sim

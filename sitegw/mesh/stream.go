@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
+	"sync/atomic"
 )
 
 // A stream is a connection that passes on one message of the sibling, once it is whole and was sieved, and nothing behind it: the
@@ -21,8 +21,8 @@ type stream struct {
 	why    error // of what is over
 	refuse func(error)
 
-	once sync.Once
-	over chan struct{} // closed with the connection
+	closing atomic.Bool   // no sync.Once, because who waits for that waits for a mutex
+	over    chan struct{} // closed with the connection
 }
 
 func newStream(c net.Conn, s *sieve, accepted bool, refuse func(error)) *stream {
@@ -90,12 +90,11 @@ func (s *stream) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements net.Conn.
+// Close implements net.Conn. Who closes again waits for nobody.
 func (s *stream) Close() error {
-	var err error
-	s.once.Do(func() {
-		err = s.Conn.Close()
-		close(s.over)
-	})
-	return err
+	if s.closing.Swap(true) {
+		return nil
+	}
+	defer close(s.over)
+	return s.Conn.Close() //nolint:wrapcheck // as if nothing were in between
 }
