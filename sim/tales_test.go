@@ -77,7 +77,6 @@ const (
 	noStatement = "it brought statements that no device made"
 	noNumber    = "it said a number that cannot be"
 	noClock     = "its times are ahead of the core's clock"
-	noSpan      = "its spans of a device go on after the device had gone, by the device's own word"
 	noStamp     = "it says that it knows what the authority has not signed"
 )
 
@@ -161,15 +160,6 @@ func tales() []tale {
 		span("a span with too many heartbeats", noNumber, func(_ *forger, s *wire.Span) { s.Beats = math.MaxUint64 }),
 		span("a span with too many missed", noNumber, func(_ *forger, s *wire.Span) { s.Missed = 1 << 63 }),
 		span("a span of all time", noNumber, func(_ *forger, s *wire.Span) { s.FromMS, s.LastMS, s.ToMS, s.Beats = past, huge, huge, 1<<40 }),
-		span("a span that goes on without a word of the device", noSpan, func(_ *forger, s *wire.Span) { s.FromMS -= 3 * 3600_000 }),
-		{"a span by an attach that the device has replaced", noSpan, func(f *forger) {
-			f.rogue.say(wire.TypePresence, online(1, f.self.ID.Device, f.attach(f.self, f.rogue.cred.ID, 2)))
-			f.sleep(time.Hour)
-			now := time.Now().UnixMilli()
-			f.rogue.say(wire.TypeSubmit, wire.Submit{ID: 7, TimeMS: now, Spans: []wire.Span{
-				{Device: f.self.ID.Device, Attach: f.mine, FromMS: now - 1800_000, LastMS: now, ToMS: now, Beats: 100},
-			}})
-		}},
 		span("a span in the future", noClock, func(_ *forger, s *wire.Span) { s.FromMS, s.LastMS, s.ToMS = huge-9, huge-5, huge }),
 	}
 	for _, sum := range []struct {

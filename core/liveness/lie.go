@@ -32,7 +32,7 @@ func (d *device) contradicts(gw string, at time.Time) string {
 	switch {
 	case d.gateway != gw && at.Sub(d.attached) > LieSlack:
 		return LieElsewhere
-	case d.gateway == gw && at.Sub(d.attached) > UnverifiedAfter+LieSlack:
+	case d.gateway == gw && at.Sub(d.attached) > unverifiedAfter+LieSlack:
 		return LieUnsigned
 	}
 	return ""

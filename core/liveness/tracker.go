@@ -16,9 +16,9 @@ import (
 // Silent is how many report periods, or heartbeat intervals, without a word make the verdict.
 const Silent = 3
 
-// UnverifiedAfter is how old a device's newest attach may be before its gateway's word about it shows as unverified.
+// unverifiedAfter is how old a device's newest attach may be before its gateway's word about it shows as unverified.
 // Devices send theirs again every hour.
-const UnverifiedAfter = 2 * time.Hour
+const unverifiedAfter = 2 * time.Hour
 
 // The reasons of a presence, as the API writes them.
 const (
@@ -283,7 +283,7 @@ func (t *Tracker) Verdict(v registry.View, d *registry.Device, now time.Time) Ve
 	switch {
 	case soft == nil || !soft.online || soft.gateway != p.Gateway:
 		out.Reason = ReasonRecovering // its gateway has not vouched for it since the uplink or the leader began anew
-	case now.Sub(soft.attached) > UnverifiedAfter:
+	case now.Sub(soft.attached) > unverifiedAfter:
 		out.Reason = ReasonUnverified
 	}
 	return out

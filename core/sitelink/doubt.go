@@ -12,13 +12,12 @@ import (
 )
 
 // What a gateway can be doubted for, beside what liveness finds. A gateway that keeps to the protocol does none of it, whatever its
-// devices do; but for times, where its clock may only have been wrong.
+// devices do; but for the clock, which may only be wrong.
 const (
 	doubtAttach    = "it reported a device that did not attach to it"
 	doubtStatement = "it brought statements that no device made"
 	doubtNumber    = "it said a number that cannot be"
 	doubtClock     = "its times are ahead of the core's clock"
-	doubtSpan      = "its spans of a device go on after the device had gone, by the device's own word"
 	doubtStamp     = "it says that it knows what the authority has not signed"
 )
 

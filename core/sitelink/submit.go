@@ -83,7 +83,7 @@ func (u *uplink) verifyWith(v registry.View, b *batch) {
 		b.devices[i] = d
 	})
 	onAll(len(b.Spans), func(i int) {
-		if err := u.checkSpan(v, b.TimeMS, &b.Spans[i]); err != nil {
+		if err := u.checkSpan(v, &b.Spans[i]); err != nil {
 			b.results[n+i] = wire.SubmitResult{Code: err.Code, Detail: err.Detail}
 		}
 	})
