@@ -17,7 +17,7 @@ const (
 func TestMain(m *testing.M) {
 	dir := ""
 	var fs unix.Statfs_t
-	if os.Getenv("TMPDIR") == "" && unix.Statfs(memory, &fs) == nil && fs.Bavail*uint64(fs.Bsize) >= memoryFree { //nolint:gosec // G115: a size of blocks
+	if os.Getenv("TMPDIR") == "" && unix.Statfs(memory, &fs) == nil && fs.Bavail*uint64(fs.Bsize) >= memoryFree {
 		if d, err := os.MkdirTemp(memory, "holdfast-sim-"); err == nil && os.Setenv("TMPDIR", d) == nil {
 			dir = d
 		}
