@@ -99,8 +99,11 @@ func (s *Store) restore() error {
 	if err := s.restoreSegments(); err != nil {
 		return err
 	}
-	if g == nil {
-		return s.newAhead(&gap{}).wipe() // a gap that was closed can have left it
+	if g == nil { // a gap that was closed can have left what was ahead
+		if err := s.fs.SyncDir(s.dir); err != nil { // else a power cut brings the gap back, and not what was wiped
+			return err
+		}
+		return s.newAhead(&gap{}).wipe()
 	}
 	if s.ahead, err = s.openAhead(g); err != nil {
 		return err
