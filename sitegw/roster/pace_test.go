@@ -95,7 +95,6 @@ func (c *crowd) end() {
 // all answers is lost. The rate is kept, and nobody is offline while the interval is widened and narrowed.
 func TestPaceOfACrowd(t *testing.T) {
 	watched(t, func(t *testing.T, r *Roster) {
-		r.Paced(40, Pace{}, idle)
 		few := &crowd{t: t, r: r, asked: 10 * time.Second, lost: 0.3, stop: make(chan struct{})}
 		defer few.end()
 		few.come(0, 300, 10*time.Second)
@@ -136,7 +135,7 @@ func TestPaceOfACrowd(t *testing.T) {
 		if got := few.rate(time.Minute); got < 27 || got > 33 {
 			t.Errorf("then %.1f heartbeats a second of 300 devices at 10s", got)
 		}
-	})
+	}, func(r *Roster) { r.Paced(40, Pace{}, idle) })
 }
 
 // A gateway that restarts welcomes its crowd with the interval of before, and narrows only once they had time to be back.

@@ -36,10 +36,14 @@ func (p *peer) Drop(e *wire.Error) {
 
 func device(n int) ident.DeviceID { return ident.DeviceID{byte(n), byte(n >> 8), byte(n >> 16), 1} }
 
-// watched runs f in a bubble with a roster that decides.
-func watched(t *testing.T, f func(t *testing.T, r *Roster)) {
+// watched runs f in a bubble with a roster that decides. What must be done before that is done by first.
+func watched(t *testing.T, f func(t *testing.T, r *Roster), first ...func(r *Roster)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		r := New(time.Now)
+		for _, prepare := range first {
+			prepare(r)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { r.Watch(ctx) })
