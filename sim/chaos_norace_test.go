@@ -13,3 +13,6 @@ const lightSeeds = 5000
 
 // cutDevices and cutHours are how large TestLongCut is.
 const cutDevices, cutHours = 50, 2
+
+// nearDevices is how many devices TestNearestGateway has.
+const nearDevices = 3

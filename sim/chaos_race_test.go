@@ -13,3 +13,6 @@ const lightSeeds = 300
 
 // cutDevices and cutHours are how large TestLongCut is.
 const cutDevices, cutHours = 10, 1
+
+// nearDevices is how many devices TestNearestGateway has.
+const nearDevices = 1

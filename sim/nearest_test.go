@@ -122,7 +122,7 @@ func (r *region) quietly(d time.Duration, why string) {
 func TestNearestGateway(t *testing.T) {
 	const ms = time.Millisecond
 	inRegion(t, []time.Duration{4 * ms, 15 * ms, 80 * ms}, func(r *region) {
-		const n = 3
+		const n = nearDevices
 		r.addAgents(n, 2, 1, 0)
 		r.allAt(2, "at first")
 		r.sleep(4 * time.Hour)
