@@ -65,14 +65,15 @@ func TestHandshakeRate(t *testing.T) {
 	inWorldOver(t, link.QUIC, link.Options{Handshakes: 20, Unproved: 1000}, func(t *testing.T, w *world) {
 		t.Helper()
 		w.drain()
-		// Not every refusal is sent: who hears nothing asks again a moment later, and may find room then.
-		begin := time.Now()
-		in, busy := w.outcomes(80)
-		if most := 20 + int(20*time.Since(begin).Seconds()); in < 20 || in > most+1 || busy == 0 || busy != 80-in {
-			t.Errorf("%d got in within %v, %d were told that it is busy", in, time.Since(begin), busy)
-		}
-		if in, busy := w.outcomes(1); in != 0 || busy != 1 {
-			t.Errorf("who was refused a moment ago: %d got in, %d were told that it is busy", in, busy)
+		// Not every refusal is sent: who hears nothing asks again a moment later, and may find room then. So what is bounded is
+		// how many got in since the beginning, whenever a crowd's last dial ended.
+		begin, all := time.Now(), 0
+		for range 2 {
+			in, busy := w.outcomes(80)
+			all += in
+			if most := 20 + int(20*time.Since(begin).Seconds()); all < 20 || all > most+1 || busy == 0 || busy != 80-in {
+				t.Errorf("%d got in within %v, of the last 80 %d were told that it is busy", all, time.Since(begin), busy)
+			}
 		}
 		time.Sleep(5 * time.Second) // the least that an agent waits
 		if in, busy := w.outcomes(15); in != 15 || busy != 0 {
