@@ -91,12 +91,24 @@ func spoolTurn(s *spool.Spool, counted *countingFS, raw *wal.Log, size, turn int
 		return p, err
 	}
 	data := make([]byte, spoolData)
-	durable := make(chan error, 2*size) // as many as can be under way
-	done := func(_ uint64, err error) { durable <- err }
+	durable := make(chan error, 2) // a word for each batch's last record: one for each record would cost more than the spool does
+	done := func(seq uint64, err error) {
+		if err == nil && seq%uint64(size) != 0 {
+			return
+		}
+		select {
+		case durable <- err:
+		default: // nobody waits any more after the first error
+		}
+	}
+	first := s.Last().Seq
+	if first%uint64(size) != 0 {
+		return p, fmt.Errorf("the spool begins at record %d, inside a batch", first)
+	}
 	syncs := counted.syncs.Load()
 	start := time.Now()
-	for got := range turn * size {
-		for ; p.records < min(got+2*size, turn*size); p.records++ {
+	for got := range turn {
+		for ; p.records < min(got+2, turn)*size; p.records++ {
 			s.Append(custody.KindStatement, 1, data, done)
 		}
 		if err := <-durable; err != nil {
