@@ -19,18 +19,25 @@ const (
 	maxNesting  = 8
 	maxElements = 4096
 	maxPairs    = 64
+
+	maxDocElements = 1 << 16 // of documents that are bounded by their own size and read once
 )
 
 // The modes are built once; both are immutable and safe for concurrent use. Their options are constants, so a failure to
 // build them is a programming error that the first test shows.
 var (
 	encMode = mustMode(cbor.CoreDetEncOptions().UserBufferEncMode())
-	decMode = mustMode(cbor.DecOptions{
+	decMode = decoding(maxElements)
+	docMode = decoding(maxDocElements)
+)
+
+func decoding(elements int) cbor.DecMode {
+	return mustMode(cbor.DecOptions{
 		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
 		IndefLength:       cbor.IndefLengthForbidden,
 		TagsMd:            cbor.TagsForbidden,
 		MaxNestedLevels:   maxNesting,
-		MaxArrayElements:  maxElements,
+		MaxArrayElements:  elements,
 		MaxMapPairs:       maxPairs,
 		UTF8:              cbor.UTF8RejectInvalid,
 		IntDec:            cbor.IntDecConvertSignedOrFail,
@@ -40,7 +47,7 @@ var (
 		FieldNameMatching: cbor.FieldNameMatchingCaseSensitive,
 		BinaryUnmarshaler: cbor.BinaryUnmarshalerNone,
 	}.DecMode())
-)
+}
 
 func mustMode[M any](m M, err error) M {
 	if err != nil {
@@ -63,6 +70,14 @@ func Marshal(v any) ([]byte, error) {
 // are refused with an error that is ErrMalformed.
 func Unmarshal(b []byte, v any) error {
 	if err := decMode.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("decode %T: %w: %w", v, ErrMalformed, err)
+	}
+	return nil
+}
+
+// UnmarshalDocument is Unmarshal for a document that no frame bounds, such as a manifest: its arrays may have 65,536 elements.
+func UnmarshalDocument(b []byte, v any) error {
+	if err := docMode.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("decode %T: %w: %w", v, ErrMalformed, err)
 	}
 	return nil

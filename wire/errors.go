@@ -29,11 +29,12 @@ const (
 	CodeConflict    Code = 13 // the same number was used before with other content
 	CodeInternal    Code = 14 // the peer failed; retry after the time given
 	CodeForked      Code = 15 // the gateway's spool is a copy that went another way than the core knows
+	CodeNoContent   Code = 16 // what was fetched is not known
 )
 
 var codeNames = [...]string{
 	"none", "malformed", "unsupported", "unavailable", "busy", "hold", "retired", "quarantined", "expired", "unknown_key", "clock",
-	"refused", "forbidden", "conflict", "internal", "forked",
+	"refused", "forbidden", "conflict", "internal", "forked", "no_content",
 }
 
 // String is the code's name in documents and logs.

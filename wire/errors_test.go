@@ -11,13 +11,13 @@ import (
 
 func TestCodesKeepTheirNumbers(t *testing.T) {
 	want := strings.Fields("none malformed unsupported unavailable busy hold retired quarantined expired unknown_key clock " +
-		"refused forbidden conflict internal forked")
+		"refused forbidden conflict internal forked no_content")
 	for n, name := range want {
 		if got := Code(n).String(); got != name {
 			t.Errorf("code %d is %q, want %q", n, got, name)
 		}
 	}
-	if len(codeNames) != len(want) || CodeForked != Code(len(want)-1) {
+	if len(codeNames) != len(want) || CodeNoContent != Code(len(want)-1) {
 		t.Errorf("%d codes, want %d: a new code needs its line here and in docs/protocol.md", len(codeNames), len(want))
 	}
 	if got := Code(4000000000).String(); got != "code_4000000000" {

@@ -40,6 +40,8 @@ const (
 	TypeCustody      Type = 10
 	TypeProbe        Type = 11
 	TypeProbed       Type = 12
+	TypeFetch        Type = 13
+	TypeBlob         Type = 14
 
 	TypeEnroll   Type = 16
 	TypeEnrolled Type = 17
@@ -83,6 +85,8 @@ var types = map[Type]struct {
 	TypeCustody:       {"custody", 512},
 	TypeProbe:         {"probe", 512},
 	TypeProbed:        {"probed", 32 << 10},
+	TypeFetch:         {"fetch", 512},
+	TypeBlob:          {"blob", max(MaxChunk, MaxPart) + 4<<10},
 	TypeEnroll:        {"enroll", 8 << 10},
 	TypeEnrolled:      {"enrolled", 32 << 10},
 	TypeUplinkHello:   {"uplink_hello", 4 << 10},
@@ -164,8 +168,9 @@ type Heartbeat struct {
 	Answered   uint64 `cbor:"3,keyasint"`           // how many of them were answered
 	UptimeMS   uint64 `cbor:"4,keyasint"`           // since boot
 	IntervalMS uint32 `cbor:"5,keyasint"`           // interval in use
-	Desired    uint64 `cbor:"6,keyasint,omitempty"` // version of the desired state held
+	Desired    uint64 `cbor:"6,keyasint,omitempty"` // number of the order with the desired state that is held
 	Running    []byte `cbor:"7,keyasint,omitempty"` // digest of what runs
+	Publishers uint64 `cbor:"8,keyasint,omitempty"` // number of the set of publishers held
 }
 
 // HeartbeatAck is a gateway's answer to a heartbeat, and, with Number 0, what it has to say in between.
@@ -175,6 +180,8 @@ type HeartbeatAck struct {
 	Receipt    []byte `cbor:"3,keyasint,omitempty"` // a seal.Receipt
 	Uplink     bool   `cbor:"5,keyasint,omitempty"` // the gateway says that it has a session with the core
 	List       []byte `cbor:"6,keyasint,omitempty"` // a seal.GatewayList of the gateway's site, when it is newer than the agent's
+	Order      []byte `cbor:"7,keyasint,omitempty"` // a seal.Order with the desired state, when it is newer than the agent's
+	Publishers uint64 `cbor:"8,keyasint,omitempty"` // number of the newest set of publishers, when it is newer than the agent's
 }
 
 // Statement carries one sealed statement, from an agent. On one session they come in order, each once, but for a step back
@@ -419,6 +426,10 @@ type Site struct {
 	// LeastMS is the fleet's pace: no device is to beat more often than this. 1000, as often as any may: nobody is held back. 0: unchanged.
 	LeastMS uint32   `cbor:"12,keyasint,omitempty"`
 	SiteKey *SiteKey `cbor:"13,keyasint,omitempty"` // nil: unchanged
+	// Orders are the newest orders of devices whose Entries are in the same message, each a seal.Order.
+	Orders     [][]byte      `cbor:"14,keyasint,omitempty"`
+	Publishers uint64        `cbor:"15,keyasint,omitempty"` // number of the newest set of publishers; 0: unchanged
+	Content    *ContentLimit `cbor:"16,keyasint,omitempty"` // nil: unchanged
 }
 
 // A SiteKey is what the gateways of a site share among themselves, for their gossip. It proves nothing about who holds it.

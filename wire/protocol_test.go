@@ -37,7 +37,7 @@ func TestProtocolDocument(t *testing.T) {
 	}
 	for name, part := range map[string]any{
 		"result": SubmitResult{}, "online": DeviceOnline{}, "offline": DeviceOffline{}, "interval": DeviceInterval{}, "span": Span{}, "backlog": Backlog{},
-		"kept": Kept{}, "site key": SiteKey{}, "spool point": SpoolPoint{}, "spool ends": SpoolEnds{}, "gossip meta": GossipMeta{}, "receipt": DeviceReceipt{},
+		"kept": Kept{}, "site key": SiteKey{}, "content limit": ContentLimit{}, "spool point": SpoolPoint{}, "spool ends": SpoolEnds{}, "gossip meta": GossipMeta{}, "receipt": DeviceReceipt{},
 	} {
 		documented(t, section(t, doc, name), reflect.TypeOf(part))
 	}

@@ -11,9 +11,10 @@ const (
 	PurposeGossip  Purpose = 2 // a stream of the site's mesh
 	PurposePackets Purpose = 3 // packets of the site's mesh
 	PurposeMirror  Purpose = 4 // what the authority signed about the site
+	PurposeContent Purpose = 5 // content: Fetch and Blob, framed, in the bytes
 )
 
-var purposeNames = [...]string{PurposeRelay: "relay", PurposeGossip: "gossip", PurposePackets: "packets", PurposeMirror: "mirror"}
+var purposeNames = [...]string{PurposeRelay: "relay", PurposeGossip: "gossip", PurposePackets: "packets", PurposeMirror: "mirror", PurposeContent: "content"}
 
 // String is the purpose's name in logs.
 func (p Purpose) String() string {

@@ -1,5 +1,5 @@
-// Package seal holds what is signed: statements and attaches (by devices), receipts, audit heads, device entries and gateway
-// lists (by the authority) and enrollment proofs (by a token's key). Each is a COSE_Sign1 (RFC 9052) whose external data separates its domain from the others, so
+// Package seal holds what is signed: statements and attaches (by devices), receipts, orders, audit heads, device entries and gateway
+// lists (by the authority), releases (by publishers), sets of publishers (by root keys) and enrollment proofs (by a token's key). Each is a COSE_Sign1 (RFC 9052) whose external data separates its domain from the others, so
 // that a signature made for one can never pass as another.
 //
 // A signature is verified over the bytes that were received; nothing is ever encoded again to be verified.
@@ -26,6 +26,9 @@ const (
 	domainDeviceEntry = "holdfast/device-entry/v1"
 	domainGatewayList = "holdfast/gateway-list/v1"
 	domainEnroll      = "holdfast/enroll/v1"
+	domainOrder       = "holdfast/order/v1"
+	domainRelease     = "holdfast/release/v1"
+	domainPublishers  = "holdfast/publishers/v1"
 )
 
 // maxSealed bounds any sealed message, in bytes, before it is parsed.

@@ -20,12 +20,19 @@ type StatementType uint8
 // The statement types.
 const (
 	StatementRegister StatementType = 1
+	StatementStatus   StatementType = 2 // what became of an assignment
+	StatementAlarm    StatementType = 3 // the device refused what an honest peer would not bring
 )
 
 // String is the type as the API writes it.
 func (t StatementType) String() string {
-	if t == StatementRegister {
+	switch t {
+	case StatementRegister:
 		return "register"
+	case StatementStatus:
+		return "status"
+	case StatementAlarm:
+		return "alarm"
 	}
 	return fmt.Sprintf("type_%d", uint8(t))
 }
@@ -82,6 +89,7 @@ type Register struct {
 	Profile      wire.Profile      `cbor:"1,keyasint"`
 	AgentVersion string            `cbor:"2,keyasint"`
 	Tags         map[string]string `cbor:"3,keyasint,omitempty"` // the device's own; see CheckTags
+	Slots        []Installed       `cbor:"4,keyasint,omitempty"` // in order of slot, at most MaxSlots
 }
 
 // A SealedStatement is a statement with the bytes that prove it.
@@ -159,6 +167,9 @@ func (s *Statement) Register() (*Register, error) {
 	if len(r.AgentVersion) > maxVersion {
 		return nil, fmt.Errorf("agent version of %d bytes, limit %d: %w", len(r.AgentVersion), maxVersion, wire.ErrMalformed)
 	}
+	if len(r.Slots) > MaxSlots {
+		return nil, fmt.Errorf("%d slots, at most %d: %w", len(r.Slots), MaxSlots, wire.ErrMalformed)
+	}
 	if err := r.Profile.Check(); err != nil {
 		return nil, err
 	}
@@ -208,6 +219,8 @@ type Doubt uint8
 const (
 	DoubtWithholds Doubt = 0 // it took statements, said that it had an uplink, and brought no receipt
 	DoubtAnswers   Doubt = 1 // it answered heartbeats that it was not sent, or kept statements that were never made
+	DoubtContent   Doubt = 2 // it brought content that is not what was asked for
+	DoubtOrder     Doubt = 3 // it brought an order that is older than one that it had, or for another device
 )
 
 // String is the doubt as events have it.
@@ -217,6 +230,10 @@ func (d Doubt) String() string {
 		return "no receipt for statements that it took"
 	case DoubtAnswers:
 		return "it answers what it was not sent"
+	case DoubtContent:
+		return "content that is not what was asked for"
+	case DoubtOrder:
+		return "an order that is old or for another device"
 	}
 	return fmt.Sprintf("doubt %d", uint8(d))
 }
