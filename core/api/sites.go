@@ -17,6 +17,7 @@ type census struct {
 	devices, online, gateways map[string]int // by site
 	through                   map[string]int // by gateway: devices online through it
 	connected                 map[string]int // by site: gateways
+	relayed                   map[string]int // by site: of those
 	backlog                   map[string]v1.SiteBacklog
 }
 
@@ -24,7 +25,7 @@ type census struct {
 func (s *server) takeCensus(v registry.View, site string) *census {
 	t := &census{
 		devices: make(map[string]int), online: make(map[string]int), gateways: make(map[string]int), through: make(map[string]int),
-		connected: make(map[string]int), backlog: make(map[string]v1.SiteBacklog),
+		connected: make(map[string]int), relayed: make(map[string]int), backlog: make(map[string]v1.SiteBacklog),
 	}
 	add := func(c *registry.Count) bool {
 		switch {
@@ -50,6 +51,9 @@ func (s *server) takeCensus(v registry.View, site string) *census {
 		u := s.Tracker.Uplink(g.ID(), now)
 		if u.Connected {
 			t.connected[g.Site]++
+			if u.Relay != "" {
+				t.relayed[g.Site]++
+			}
 		}
 		t.backlog[g.Site] = addBacklog(t.backlog[g.Site], backlog(u.Backlog))
 		return true
@@ -62,7 +66,7 @@ func (s *server) takeCensus(v registry.View, site string) *census {
 func siteRecord(v registry.View, r *registry.Site, t *census) v1.Site {
 	return v1.Site{
 		Name: r.Name, HeartbeatIntervalS: v.IntervalOf(r).Seconds(), Devices: t.devices[r.Name], Online: t.online[r.Name],
-		Gateways: t.gateways[r.Name], Connected: t.connected[r.Name], Backlog: t.backlog[r.Name],
+		Gateways: t.gateways[r.Name], Connected: t.connected[r.Name], Relayed: t.relayed[r.Name], Backlog: t.backlog[r.Name],
 		UnreachableSince: atOrNull(r.UnreachableMS), CreatedAt: at(r.CreatedMS),
 	}
 }

@@ -42,7 +42,7 @@ func TestBacklogShows(t *testing.T) {
 	c.commit(&command.SetSite{By: byAdmin, Site: "plant-8"})
 	sites := ask[v1.List[v1.Site]](c, http.MethodGet, "/v1/sites", "", http.StatusOK).Items
 	s := sites[0]
-	if s.Gateways != 3 || s.Connected != 1 || s.Backlog.Statements != 7 || s.Backlog.Bytes != 4196 || s.Backlog.Holding != 1 || s.Backlog.Unknown != 1 ||
+	if s.Gateways != 3 || s.Connected != 1 || s.Relayed != 1 || s.Backlog.Statements != 7 || s.Backlog.Bytes != 4196 || s.Backlog.Holding != 1 || s.Backlog.Unknown != 1 ||
 		!s.Backlog.OldestAt.Equal(start.Add(-time.Hour)) {
 		t.Errorf("%+v", s)
 	}

@@ -377,7 +377,7 @@ func (s *Server) admit(ls *link.Session, peer ident.Peer, body []byte) (*session
 	}
 	echoed := clampInterval(a.IntervalMS)
 	interval := s.Roster.InForce(s.Mirror.Interval(a.Device, echoed))
-	ses := &session{Server: s, link: ls, peer: peer, beats: rate.NewLimiter(maxFrames, burstFrames), list: listOf(&m)}
+	ses := &session{Server: s, link: ls, peer: peer, frames: rate.NewLimiter(maxFrames, burstFrames), list: listOf(&m)}
 	err = ls.Send(wire.TypeWelcome, wire.Welcome{
 		Capability: min(m.Capability, wire.Capability), Identity: peer.ID.String(), IntervalMS: wire.Millis(interval),
 		KeepAliveMS: wire.Millis(keepAlive(interval)), Site: s.Self.Site, TimeMS: s.Wall().UnixMilli(),

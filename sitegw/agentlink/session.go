@@ -27,10 +27,10 @@ const (
 // A session is one attached agent. It costs one goroutine, which reads and answers, and a second one while there is news.
 type session struct {
 	*Server
-	link  *link.Session
-	peer  ident.Peer
-	entry *roster.Entry
-	beats *rate.Limiter
+	link   *link.Session
+	peer   ident.Peer
+	entry  *roster.Entry
+	frames *rate.Limiter
 
 	flow     flow
 	unkept   atomic.Int32 // statements that wait for the disk
@@ -52,7 +52,12 @@ func (s *session) serve(ctx context.Context) {
 			s.ending(err)
 			return
 		}
-		if !s.beats.Allow() {
+		// A device that was long alone has much to state: its statements are taken at the limit. Nothing else is said so often.
+		if t == wire.TypeStatement {
+			if s.frames.Wait(ctx) != nil {
+				return
+			}
+		} else if !s.frames.Allow() {
 			s.Drop(wire.Refuse(wire.CodeBusy, "more than %d messages a second", maxFrames).After(busyAfter))
 			return
 		}

@@ -37,6 +37,24 @@ func TestStatementsAreKept(t *testing.T) {
 	})
 }
 
+// A device that was long alone brings more statements than anybody may say a second: they are taken as fast as that, on one session.
+func TestManyStatementsAreTakenAtTheLimit(t *testing.T) {
+	world(t, func(t *testing.T, p *plant) {
+		a := p.agent().known(wire.DeviceActive, 0).connect()
+		defer a.hangUp()
+		const more = 10 // seconds' worth
+		start := time.Now()
+		for range (burstFrames + more*maxFrames) / 4 {
+			all := []*seal.SealedStatement{a.statement(), a.statement(), a.statement(), a.statement()}
+			a.state(all...)
+			a.inCustody(all[3])
+		}
+		if d := time.Since(start); d < (more-1)*time.Second || d > (more+3)*time.Second {
+			t.Errorf("%d statements took %v", a.seq, d)
+		}
+	})
+}
+
 // again opens another session, in the next run of the agent.
 func (a *agent) again() *wire.Welcome {
 	a.p.t.Helper()

@@ -160,6 +160,7 @@ type Site struct {
 	Online             int         `json:"online"`
 	Gateways           int         `json:"gateways"`
 	Connected          int         `json:"gateways_connected"`
+	Relayed            int         `json:"gateways_relayed" doc:"of the connected: through a sibling, because their own way to the core is cut"`
 	Backlog            SiteBacklog `json:"backlog"`
 	UnreachableSince   *time.Time  `json:"unreachable_since" doc:"since when all its gateways are silent; null: reachable, or without gateways"`
 	CreatedAt          time.Time   `json:"created_at"`

@@ -115,6 +115,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"devices", "tag", idA, "x=1", "x-"}, `devices tag: tag "x" is given twice; see 'holdfast devices tag --help'`},
 		{[]string{"sites", "set"}, "sites set: NAME is missing; see 'holdfast sites set --help'"},
 		{[]string{"sites", "set", "a", "--heartbeat-interval", "soon"}, `sites set: --heartbeat-interval: "soon" is no duration: write such as 2s, 5m or 1h; see 'holdfast sites set --help'`},
+		{[]string{"gateways", "revoke", "../x"}, `gateways revoke: gateway "../x": site "..": use 1 to 63 of a-z, 0-9 and '-', starting and ending with a letter or digit: not a fleet identity; see 'holdfast gateways revoke --help'`},
 		{[]string{"tokens", "create"}, "tokens create: --kind is missing: device, gateway or core; see 'holdfast tokens create --help'"},
 		{[]string{"tokens", "create", "--kind", "device", "--tag", "x"}, `tokens create: --tag: "x" is not KEY=VALUE; see 'holdfast tokens create --help'`},
 		{[]string{"tokens", "create", "--kind", "device", "--tag", "x=1", "--tag", "x=2"}, `tokens create: --tag: "x" is given twice; see 'holdfast tokens create --help'`},

@@ -44,7 +44,7 @@ func newFleet() *fakeCore {
 			},
 		},
 		sites: []v1.Site{
-			{Name: "plant-7", HeartbeatIntervalS: 2, Devices: 2, Online: 1, Gateways: 2, Connected: 1, Backlog: v1.SiteBacklog{Statements: 12, Bytes: 1 << 20, OldestAt: before(40 * time.Second)}, CreatedAt: *before(72 * time.Hour)},
+			{Name: "plant-7", HeartbeatIntervalS: 2, Devices: 2, Online: 1, Gateways: 2, Connected: 1, Relayed: 1, Backlog: v1.SiteBacklog{Statements: 12, Bytes: 1 << 20, OldestAt: before(40 * time.Second)}, CreatedAt: *before(72 * time.Hour)},
 			{Name: "plant-8", HeartbeatIntervalS: 30, Devices: 1, Gateways: 1, Backlog: v1.SiteBacklog{Unknown: 1}, CreatedAt: *before(time.Hour), UnreachableSince: before(90 * time.Second)},
 		},
 		gateways: []v1.Gateway{

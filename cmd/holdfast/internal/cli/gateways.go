@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"github.com/holdfast-edge/holdfast/cmd/holdfast/internal/client"
 	"github.com/holdfast-edge/holdfast/cmd/holdfast/internal/output"
 	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
 func gatewaysCommand(a *app) *cobra.Command {
@@ -127,6 +129,9 @@ func gatewayPath(arg string, more ...string) (string, error) {
 	site, name, ok := strings.Cut(arg, "/")
 	if !ok || site == "" || name == "" {
 		return "", usage("gateway %q: want SITE/NAME, such as plant-7/gw-a", arg)
+	}
+	if err := errors.Join(ident.CheckName("site", site), ident.CheckName("gateway", name)); err != nil {
+		return "", usage("gateway %q: %v", arg, err)
 	}
 	return client.Path(append([]string{"v1", "gateways", site, name}, more...)...), nil
 }

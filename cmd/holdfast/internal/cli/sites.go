@@ -42,9 +42,18 @@ func siteGrid(sites []v1.Site, now time.Time) *output.Grid {
 			unreachable = "since " + output.Ago(now, s.UnreachableSince)
 		}
 		g.Row(s.UnreachableSince != nil, s.Name, strconv.Itoa(s.Devices), strconv.Itoa(s.Online),
-			strconv.Itoa(s.Connected)+"/"+strconv.Itoa(s.Gateways), output.Seconds(s.HeartbeatIntervalS), siteBacklog(&s), synced(now, s.Backlog.OldestAt), unreachable)
+			siteGateways(&s), output.Seconds(s.HeartbeatIntervalS), siteBacklog(&s), synced(now, s.Backlog.OldestAt), unreachable)
 	}
 	return g
+}
+
+// siteGateways is how many of a site's gateways are connected, and how many of these through a sibling.
+func siteGateways(s *v1.Site) string {
+	out := strconv.Itoa(s.Connected) + "/" + strconv.Itoa(s.Gateways)
+	if s.Relayed > 0 {
+		out += " (" + strconv.Itoa(s.Relayed) + " relayed)"
+	}
+	return out
 }
 
 // siteBacklog is what the gateways of a site told last in a few words; empty: none of them told anything.
@@ -79,7 +88,7 @@ func siteSheet(s v1.Site, revision string, now time.Time) *output.Sheet {
 	sh := &output.Sheet{}
 	sh.Fact("Name", s.Name)
 	sh.Fact("Devices", strconv.Itoa(s.Devices)+", online "+strconv.Itoa(s.Online))
-	sh.Fact("Gateways", strconv.Itoa(s.Gateways)+", connected "+strconv.Itoa(s.Connected))
+	sh.Fact("Gateways connected", siteGateways(&s))
 	sh.Fact("Heartbeat interval", output.Seconds(s.HeartbeatIntervalS))
 	reachable := "yes"
 	if s.UnreachableSince != nil {
