@@ -283,14 +283,14 @@ func (s *Store) transferAsLeader(ctx context.Context, id string) error {
 	if !s.enter() {
 		return s.closedError()
 	}
+	to := []raft.Server{m}
+	if id == "" {
+		to = s.successors()
+	}
 	done := make(chan error, 1)
-	go func() { // raft answers within some ElectionTimeouts as long as it runs
+	go func() { // it ends at the latest with the transport
 		defer s.asking.Done()
-		if id == "" {
-			done <- s.raft.LeadershipTransfer().Error()
-			return
-		}
-		done <- s.raft.LeadershipTransferToServer(m.ID, m.Address).Error()
+		done <- s.passLeadership(ctx, s.able(ctx, to))
 	}()
 	select {
 	case err := <-done:
