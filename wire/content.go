@@ -1,5 +1,10 @@
 package wire
 
+import (
+	"fmt"
+	"time"
+)
+
 // A session of its own carries content: its first frame is a Fetch, in the place of an Attach, of an UplinkHello or of a
 // sibling's bytes. Each Fetch is answered with one Blob, in the order in which they came.
 
@@ -63,4 +68,43 @@ type Blob struct {
 type ContentLimit struct {
 	BytesPerSecond uint64 `cbor:"1,keyasint,omitempty"` // of the site together; 0: no limit
 	Window         string `cbor:"2,keyasint,omitempty"` // "22:00-05:00" in UTC, when content may be fetched; "": always
+}
+
+// maxRate bounds ContentLimit.BytesPerSecond: no WAN is faster, and what multiplies it by a time does not overflow.
+const maxRate = 1 << 40
+
+// Check holds the limit against its rules. The error is ErrMalformed.
+func (l *ContentLimit) Check() error {
+	if l.BytesPerSecond > maxRate {
+		return fmt.Errorf("content limit of %d bytes per second, at most %d: %w", l.BytesPerSecond, int64(maxRate), ErrMalformed)
+	}
+	_, _, err := ParseWindow(l.Window)
+	return err
+}
+
+const day = 24 * time.Hour
+
+// ParseWindow reads a daily window such as "22:00-05:00": when it opens and closes, counted from midnight UTC. It closes on the
+// next day if it closes before it opens. "" is always open: 0 to 24 hours. The error is ErrMalformed.
+func ParseWindow(s string) (opens, closes time.Duration, err error) {
+	if s == "" {
+		return 0, day, nil
+	}
+	bad := fmt.Errorf("window %.40q, want two different times of day in UTC such as 22:00-05:00: %w", s, ErrMalformed)
+	if len(s) != len("22:00-05:00") || s[5] != '-' {
+		return 0, 0, bad
+	}
+	if opens, err = timeOfDay(s[:5]); err != nil {
+		return 0, 0, bad
+	}
+	if closes, err = timeOfDay(s[6:]); err != nil || opens == closes {
+		return 0, 0, bad
+	}
+	return opens, closes, nil
+}
+
+// timeOfDay reads "22:00".
+func timeOfDay(s string) (time.Duration, error) {
+	t, err := time.Parse("15:04", s)
+	return time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute, err
 }

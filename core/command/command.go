@@ -44,6 +44,11 @@ const (
 	KindRevokeGateway Kind = 21
 	KindUplinked      Kind = 22
 	KindDoubt         Kind = 24
+
+	KindSetPublishers  Kind = 23
+	KindAddArtifact    Kind = 25
+	KindDeleteArtifact Kind = 26
+	KindAssign         Kind = 27
 )
 
 // version is the encoding version of every command of this build. A command of a higher version is not understood.
@@ -132,6 +137,14 @@ func empty(k Kind) Command {
 		return new(Uplinked)
 	case KindDoubt:
 		return new(Doubt)
+	case KindSetPublishers:
+		return new(SetPublishers)
+	case KindAddArtifact:
+		return new(AddArtifact)
+	case KindDeleteArtifact:
+		return new(DeleteArtifact)
+	case KindAssign:
+		return new(Assign)
 	}
 	return nil
 }
@@ -354,6 +367,8 @@ type SetSite struct {
 	By         Actor  `cbor:"1,keyasint"`
 	Site       string `cbor:"2,keyasint"`
 	IntervalMS uint32 `cbor:"3,keyasint,omitempty"`
+
+	Content *wire.ContentLimit `cbor:"4,keyasint,omitempty"` // in whole; nil leaves what is
 }
 
 // SetTags changes the operator's tags of a device.
@@ -493,6 +508,18 @@ func (c *RevokeGateway) Actor() *Actor { return &c.By }
 // Actor implements Operated.
 func (c *RemoveNode) Actor() *Actor { return &c.By }
 
+// Actor implements Operated.
+func (c *SetPublishers) Actor() *Actor { return &c.By }
+
+// Actor implements Operated.
+func (c *AddArtifact) Actor() *Actor { return &c.By }
+
+// Actor implements Operated.
+func (c *DeleteArtifact) Actor() *Actor { return &c.By }
+
+// Actor implements Operated.
+func (c *Assign) Actor() *Actor { return &c.By }
+
 func (*Init) kind() Kind        { return KindInit }
 func (*CreateToken) kind() Kind { return KindCreateToken }
 func (*RevokeToken) kind() Kind { return KindRevokeToken }
@@ -517,3 +544,8 @@ func (*Spans) kind() Kind          { return KindSpans }
 func (*RevokeGateway) kind() Kind  { return KindRevokeGateway }
 func (*Uplinked) kind() Kind       { return KindUplinked }
 func (*Doubt) kind() Kind          { return KindDoubt }
+
+func (*SetPublishers) kind() Kind  { return KindSetPublishers }
+func (*AddArtifact) kind() Kind    { return KindAddArtifact }
+func (*DeleteArtifact) kind() Kind { return KindDeleteArtifact }
+func (*Assign) kind() Kind         { return KindAssign }

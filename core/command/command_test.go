@@ -58,7 +58,7 @@ func samples() map[Kind]Command {
 			},
 			{Device: device, AtMS: -1},
 		}},
-		KindSetSite:     &SetSite{By: by, Site: "plant-7", IntervalMS: 2000},
+		KindSetSite:     &SetSite{By: by, Site: "plant-7", IntervalMS: 2000, Content: &wire.ContentLimit{BytesPerSecond: 2 << 20, Window: "22:00-05:00"}},
 		KindSetTags:     &SetTags{By: by, Device: device, Set: map[string]string{"z": "1", "a": "2"}, Remove: []string{"b"}},
 		KindSetInterval: &SetInterval{By: by, Device: device, IntervalMS: 5000},
 		KindSiteReach:   &SiteReach{Site: "plant-7", Reachable: true, AtMS: 1_770_000_000_000},
@@ -77,8 +77,12 @@ func samples() map[Kind]Command {
 		KindSpans: &Spans{Gateway: "plant-7/gw-a", Mark: mark, Items: []Span{
 			{Device: device, FromMS: 1_770_000_000_000, LastMS: 1_770_000_060_000, ToMS: 1_770_000_150_000, Beats: 3, Missed: 1},
 		}},
-		KindDoubt:         &Doubt{Gateway: "plant-7/gw-a", Reason: "it lies", Detail: "beats: 9", Device: device, Count: 2},
-		KindRevokeGateway: &RevokeGateway{By: by, Gateway: "plant-7/gw-a", Reason: "stolen"},
+		KindSetPublishers:  &SetPublishers{By: by, Sealed: []byte{1, 2}},
+		KindAddArtifact:    &AddArtifact{By: by, Release: []byte{1}, Parts: []wire.Digest{{2}, {3}}, Kind: 1, Size: 200 << 20, Chunks: 3200},
+		KindDeleteArtifact: &DeleteArtifact{By: by, Digest: wire.Digest{4, 31: 5}},
+		KindAssign:         &Assign{By: by, Device: device, Slot: "app", Verb: VerbSet, Artifact: wire.Digest{6}, Downgrade: true},
+		KindDoubt:          &Doubt{Gateway: "plant-7/gw-a", Reason: "it lies", Detail: "beats: 9", Device: device, Count: 2},
+		KindRevokeGateway:  &RevokeGateway{By: by, Gateway: "plant-7/gw-a", Reason: "stolen"},
 		KindUplinked: &Uplinked{
 			Gateway: "plant-7/gw-a", Key: ident.KeyID{1}, Run: 1 << 63, Asked: 8, Proof: &wire.SpoolPoint{Seq: 8, Chain: [32]byte{4}},
 			Spool: wire.SpoolEnds{Incarnation: [16]byte{1}, Trimmed: wire.SpoolPoint{Seq: 7, Chain: [32]byte{2}}, Last: wire.SpoolPoint{Seq: 9, Chain: [32]byte{3}}},
