@@ -1,6 +1,8 @@
 package command
 
 import (
+	"strconv"
+
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
@@ -38,6 +40,19 @@ const (
 	VerbUnset Verb = 2 // the slot is to run nothing
 	VerbRetry Verb = 3 // what failed in the slot is to be tried again
 )
+
+// String is the verb as events and the audit trail have it.
+func (v Verb) String() string {
+	switch v {
+	case VerbSet:
+		return "assign"
+	case VerbUnset:
+		return "unassign"
+	case VerbRetry:
+		return "retry"
+	}
+	return "verb " + strconv.Itoa(int(v))
+}
 
 // Assign changes what one slot of a device is to run.
 type Assign struct {

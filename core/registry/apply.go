@@ -191,7 +191,15 @@ func (a *applier) ensureSite(name string) *Site {
 
 // setSite makes or changes a site. Result: *Site.
 func (a *applier) setSite(c *command.SetSite) any {
+	if c.Content != nil {
+		if err := c.Content.Check(); err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+	}
 	s := *a.ensureSite(c.Site)
+	if c.Content != nil {
+		s.Content = c.Content
+	}
 	if c.IntervalMS != 0 {
 		s.IntervalMS = c.IntervalMS
 	}

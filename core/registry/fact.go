@@ -7,8 +7,8 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
-// A Fact is the newest change of what the authority signs when it is asked for: a device's entry, or the list of a site's
-// gateways. The signed bytes are not stored: every node makes the same.
+// A Fact is the newest change of what the authority signs when it is asked for: a device's entry with its order, or the
+// list of a site's gateways. The signed bytes are not stored: every node makes the same.
 type Fact struct {
 	// Number counts the changes of all facts of the fleet; 0: never told. Invariant: it grows with every change of what the
 	// fact says, and no two facts have the same.
@@ -25,9 +25,13 @@ func (a *applier) fact() Fact {
 	return Fact{Number: a.view.facts, LoggedMS: a.ms}
 }
 
-// storeDevice stores a record whose entry may say something else than that of old, which is nil for a new one.
+// storeDevice stores a record whose entry, or order, which is told with it, may say something else than that of old, which is nil for a new one.
 func (a *applier) storeDevice(old, d *Device) {
-	if old == nil || old.State != d.State || old.Site != d.Site || old.IntervalMS != d.IntervalMS || !slices.Equal(ActiveKeys(old.Keys), ActiveKeys(d.Keys)) {
+	rekeyed := old == nil || !slices.Equal(ActiveKeys(old.Keys), ActiveKeys(d.Keys))
+	if rekeyed && d.Desired != nil && orderOf(old) == d.Desired.Number {
+		d.Desired = d.Desired.next(a.ms) // an order names the keys
+	}
+	if rekeyed || old.State != d.State || old.Site != d.Site || old.IntervalMS != d.IntervalMS || orderOf(old) != orderOf(d) {
 		d.Entry = a.fact()
 	}
 	a.putDevice(d)

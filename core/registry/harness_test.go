@@ -54,7 +54,8 @@ func fleet() *command.Init {
 		return command.WrappedCA{Role: r, Cert: []byte("cert of " + r), Key: []byte("key of " + r)}
 	}
 	return &command.Init{
-		Fleet: "acme", Root: ca("root"), CAs: []command.WrappedCA{ca(ident.RoleDevice), ca(ident.RoleGateway)}, Authority: ca(ident.RoleAuthority),
+		Fleet: "acme", Root: ca("root"), CAs: []command.WrappedCA{ca(ident.RoleDevice), ca(ident.RoleGateway)},
+		Authority:  command.WrappedCA{Role: ident.RoleAuthority, Cert: authority().cert, Key: []byte("key of authority")},
 		Wraps:      []command.KeyWrap{{Holder: "core-1", Wrap: []byte("wrap")}},
 		Operator:   command.Operator{ID: "o1", Name: "admin", Hash: [32]byte{7}, Role: "admin"},
 		Node:       command.CoreNode{Name: "core-1", API: "a:1", Uplink: "u:1", Cluster: "c:1"},

@@ -31,6 +31,7 @@ type deed struct {
 	device  ident.DeviceID // whose revision counts, if any
 	siteRev string         // as device, for a site
 	gwRev   string         // as device, for a gateway
+	artRev  wire.Digest    // as device, for an artifact
 }
 
 // operate applies an operator's command: it asks for the permission as of this entry, lets a repeated request have the
@@ -87,7 +88,7 @@ func (a *applier) deed(c command.Operated) (deed, error) {
 	case *command.SetSite:
 		return deed{
 			action: ActOperate, scope: ScopeSite(c.Site), name: "site.set", target: c.Site, site: c.Site, siteRev: c.Site,
-			do: func() any { return a.setSite(c) }, detail: map[string]string{"heartbeat_interval_ms": u64(uint64(c.IntervalMS))},
+			do: func() any { return a.setSite(c) }, detail: siteDetail(c),
 		}, nil
 	case *command.SetTags:
 		return a.deviceDeed("device.tag", c.Device, func() any { return a.setTags(c) }, tagDetail(c))
@@ -105,6 +106,10 @@ func (a *applier) deed(c command.Operated) (deed, error) {
 			action: ActAdminister, scope: ScopeSite(g.Site), name: "gateway.revoke", target: c.Gateway, site: g.Site, gwRev: c.Gateway,
 			do: func() any { return a.revokeGateway(c) }, detail: a.revokeDetail(c, g),
 		}, nil
+	case *command.Assign:
+		return a.deviceDeed(assignName(c.Verb), c.Device, func() any { return a.assign(c) }, a.assignDetail(c))
+	case *command.AddArtifact, *command.DeleteArtifact, *command.SetPublishers:
+		return a.publishing(c)
 	case *command.CreateOperator:
 		return deed{
 			action: ActAdminister, scope: ScopeFleet(), name: "operator.create", target: c.Operator.ID, do: func() any { return a.createOperator(c) },
@@ -146,6 +151,14 @@ func (a *applier) deviceDeed(name string, id ident.DeviceID, do func() any, deta
 	}, nil
 }
 
+func siteDetail(c *command.SetSite) map[string]string {
+	out := map[string]string{"heartbeat_interval_ms": u64(uint64(c.IntervalMS))}
+	if l := c.Content; l != nil {
+		out["content_bytes_per_second"], out["content_window"] = u64(l.BytesPerSecond), l.Window
+	}
+	return out
+}
+
 func tagDetail(c *command.SetTags) map[string]string {
 	out := make(map[string]string, len(c.Set)+1)
 	for k, v := range c.Set {
@@ -181,6 +194,10 @@ func (a *applier) unchanged(by *command.Actor, d *deed) error {
 		}
 	case d.gwRev != "":
 		if r, ok := a.view.gateways.get(d.gwRev); ok {
+			now = r.Revision
+		}
+	case !d.artRev.IsZero():
+		if r, ok := a.view.artifacts.get(d.artRev); ok {
 			now = r.Revision
 		}
 	}
@@ -275,6 +292,10 @@ func resultKind(res any) byte {
 		return snapToken
 	case *Operator:
 		return snapOperator
+	case *Artifact:
+		return snapArtifact
+	case *PublisherSet:
+		return snapPublishers
 	}
 	return 0
 }
@@ -296,6 +317,10 @@ func (a *applier) again(r *Repeat, once *command.Once) any {
 		res = new(Token)
 	case snapOperator:
 		res = new(Operator)
+	case snapArtifact:
+		res = new(Artifact)
+	case snapPublishers:
+		res = new(PublisherSet)
 	default:
 		return nil
 	}

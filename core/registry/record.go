@@ -110,6 +110,8 @@ type Device struct {
 	Entry        Fact               `cbor:"19,keyasint,omitempty"` // the newest change of what gateways are told of it
 	Open         *Sequence          `cbor:"20,keyasint,omitempty"` // nil: Epoch is the only one that is not settled, and has no gap; see Sequence
 	RegisteredAt Position           `cbor:"21,keyasint,omitempty"` // of the registration that Facts are of
+	Desired      *Desired           `cbor:"22,keyasint,omitempty"` // nil: nothing was ever assigned
+	Reported     *Reported          `cbor:"23,keyasint,omitempty"` // nil: it stated nothing about slots
 }
 
 // Registered is what the device last registered. The record keeps it encoded, because most of the time nobody looks, and
@@ -210,6 +212,8 @@ type Site struct {
 	Revision      uint64 `cbor:"5,keyasint,omitempty"` // number of the audit record of the newest change by an operator
 	List          Fact   `cbor:"6,keyasint,omitempty"` // the newest change of the list of its gateways
 	KeyGeneration uint64 `cbor:"7,keyasint,omitempty"` // of the key that its gateways share. Invariant: it never goes back
+
+	Content *wire.ContentLimit `cbor:"8,keyasint,omitempty"` // nil: content comes over the WAN as fast as it can, always
 }
 
 // A Gateway is one gateway of a site.

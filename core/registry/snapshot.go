@@ -24,7 +24,10 @@ const (
 	snapOperator = 7
 	snapUse      = 8
 	snapRepeat   = 9
-	snapEnd      = 255
+	snapArtifact = 10
+
+	snapPublishers = 11
+	snapEnd        = 255
 
 	snapVersion   = 1
 	maxSnapRecord = 16 << 20
@@ -85,6 +88,8 @@ func (v View) Persist(w io.Writer) error {
 	v.uses.all(func(x *Use) bool { return s.put(snapUse, x) })
 	v.operators.all(func(x *Operator) bool { return s.put(snapOperator, x) })
 	v.repeats.all(func(x *Repeat) bool { return s.put(snapRepeat, x) })
+	v.publishers.all(func(x *PublisherSet) bool { return s.put(snapPublishers, x) })
+	v.artifacts.all(func(x *Artifact) bool { return s.put(snapArtifact, x) })
 	s.put(snapEnd, snapshotEnd{Records: s.n})
 	if s.err != nil {
 		return fmt.Errorf("write snapshot: %w", s.err)
@@ -148,6 +153,8 @@ type restorer struct {
 // share lets a device share what is equal in others.
 func (s *restorer) share(d *Device) error {
 	d.Site, d.Presence.Gateway = unique.Make(d.Site).Value(), unique.Make(d.Presence.Gateway).Value()
+	d.Desired.share()
+	d.Reported.share()
 	if d.TokenTags == nil {
 		return nil
 	}
@@ -212,6 +219,10 @@ func (s *restorer) restore(kind byte, b []byte) error {
 		}
 		s.putRepeat(r)
 		return nil
+	case snapArtifact:
+		return restoreInto(&s.view.artifacts, b)
+	case snapPublishers:
+		return restoreInto(&s.view.publishers, b)
 	}
 	return fmt.Errorf("unknown kind %d", kind)
 }

@@ -36,6 +36,11 @@ func busy(t tester) (*log, *machine) {
 	l.ok(&command.Renewed{Device: m.id, Key: m.kid, NotAfter: start.Add(9e3 * time.Hour).UnixMilli()})
 	l.ok(token(3, 3))
 	l.ok(&command.RevokeToken{ID: seal.TokenID{3}})
+	l.ok(firstPublishers(t))
+	app := l.added("app", 1)
+	l.ok(assign(m, "app", app))
+	l.ok(m.submit(m.status(seal.Status{Slot: "app", Artifact: app, Order: 1, State: seal.SlotHealthy, Running: app})))
+	l.ok(&command.SetSite{Site: "plant-8", Content: &wire.ContentLimit{BytesPerSecond: 1 << 20, Window: "22:00-05:00"}})
 	return l, m
 }
 
@@ -74,6 +79,9 @@ func TestRestoredStateActsTheSame(t *testing.T) {
 		m.online(gwB, start.Add(time.Minute), m.attach(1, 1, 2)), m.offline(gwB, start.Add(time.Hour), start), m.online(gwA, start, m.attach(1, 9, 9)),
 		&command.SetTags{Device: m.id, Set: map[string]string{"rack": "op"}}, &command.SetSite{Site: "plant-7", IntervalMS: 9000},
 		&command.SiteReach{Site: "plant-7", Reachable: true, AtMS: l.now.UnixMilli()}, &command.RevokeToken{ID: seal.TokenID{9}}, fleet(),
+		assign(m, "app", release("app", 1).Manifest), retry(m, "app"), addArtifact(t, release("app", 2), ada), firstPublishers(t),
+		&command.DeleteArtifact{Digest: release("app", 1).Manifest}, unassign(m, "app"), m.submit(m.status(seal.Status{Slot: "app", State: seal.SlotRemoved})),
+		&command.DeleteArtifact{Digest: release("app", 1).Manifest}, setPublishers(t, publisherSet(2, nil), rootA, rootB),
 	} {
 		want, got := l.apply(c), r.apply(c)
 		if fmt.Sprint(want.Results...) != fmt.Sprint(got.Results...) && !reflect.DeepEqual(want.Results, got.Results) {

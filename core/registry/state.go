@@ -14,6 +14,7 @@ import (
 	"encoding/binary"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
@@ -46,9 +47,13 @@ type View struct {
 	bearers   table[[32]byte, bearer]
 	repeats   table[repeatKey, Repeat]
 	repeated  table[uint64, turn] // repeats in the order in which they were made
-	audit     Mark                // of the audit trail
-	history   Mark                // of the history
-	facts     uint64              // number of the newest fact
+
+	artifacts  table[wire.Digest, Artifact]
+	publishers table[uint64, PublisherSet]
+
+	audit   Mark   // of the audit trail
+	history Mark   // of the history
+	facts   uint64 // number of the newest fact
 }
 
 // A Mark is how far a chain of records has come.
@@ -80,6 +85,8 @@ func emptyView() View {
 		bearers:  newTable(0, bytesOf, func(b *bearer) [32]byte { return b.Hash }, func(k [32]byte) *bearer { return &bearer{Hash: k} }),
 		repeats:  newTable(snapRepeat, compareRepeats, (*Repeat).key, func(k repeatKey) *Repeat { return &Repeat{Operator: k.operator, Key: k.key} }),
 		repeated: newTable(0, cmp.Compare[uint64], func(t *turn) uint64 { return t.turn }, func(k uint64) *turn { return &turn{turn: k} }),
+
+		artifacts: newArtifacts(), publishers: newPublishers(),
 	}
 }
 
@@ -98,6 +105,7 @@ func (s *State) View() View {
 	v.devices, v.counts, v.keys, v.sites = v.devices.clone(), v.counts.clone(), v.keys.clone(), v.sites.clone()
 	v.gateways, v.tokens, v.operators = v.gateways.clone(), v.tokens.clone(), v.operators.clone()
 	v.uses, v.bearers, v.repeats, v.repeated = v.uses.clone(), v.bearers.clone(), v.repeats.clone(), v.repeated.clone()
+	v.artifacts, v.publishers = v.artifacts.clone(), v.publishers.clone()
 	return v
 }
 
@@ -189,6 +197,11 @@ func (v View) Hash() [32]byte {
 	}
 	for _, d := range []digest{v.devices.sum, v.sites.sum, v.gateways.sum, v.tokens.sum, v.uses.sum, v.operators.sum, v.repeats.sum} {
 		h.Write(d[:])
+	}
+	for _, d := range []digest{v.artifacts.sum, v.publishers.sum} { // not there before there were any
+		if d != (digest{}) {
+			h.Write(d[:])
+		}
 	}
 	return [32]byte(h.Sum(nil))
 }

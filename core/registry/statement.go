@@ -92,24 +92,36 @@ func (a *applier) giveUp(n *Device) {
 
 // take lets a statement act on the record, and appends it to the device's history.
 func (a *applier) take(n *Device, s *seal.SealedStatement, it *command.Statement, isLate bool) *wire.Error {
-	var changed []Change
+	var (
+		kind    string
+		changed []Change
+		data    map[string]string
+		err     error
+	)
 	switch s.Type {
 	case seal.StatementRegister:
-		var err error
-		if changed, err = n.register(s, a.ms); err != nil {
-			return wire.Refuse(wire.CodeMalformed, "%v", err)
+		kind, data = EventDeviceRegistered, make(map[string]string, 4)
+		changed, err = n.register(s, a.ms)
+		for _, c := range changed {
+			data["changed."+c.Fact] = c.To
 		}
+	case seal.StatementStatus:
+		kind = EventDeviceStatus
+		data, err = a.takeStatus(n, s)
+	case seal.StatementAlarm:
+		kind = EventDeviceAlarm
+		data, err = takeAlarm(s)
 	default:
 		return wire.Refuse(wire.CodeUnsupported, "statement type %d", s.Type)
+	}
+	if err != nil {
+		return wire.Refuse(wire.CodeMalformed, "%v", err)
 	}
 	a.record(DeviceStream(n.ID), KindStatement, StatementRecord{
 		Sealed: it.Sealed, Gateway: it.Gateway, GatewayMS: it.GatewayMS, Changed: changed, Late: isLate,
 	})
-	data := map[string]string{"epoch": u64(s.Epoch), "seq": u64(s.Seq), "gateway": it.Gateway}
-	for _, c := range changed {
-		data["changed."+c.Fact] = c.To
-	}
-	a.event(EventDeviceRegistered, a.subject(n), data)
+	data["epoch"], data["seq"], data["gateway"] = u64(s.Epoch), u64(s.Seq), it.Gateway
+	a.event(kind, a.subject(n), data)
 	return nil
 }
 
