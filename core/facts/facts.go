@@ -20,6 +20,22 @@ func Entry(v registry.View, d *registry.Device, authority crypto.Signer) ([]byte
 	}, authority)
 }
 
+// Order signs what a device is to run. It is nil for a device that nothing was ever assigned to.
+func Order(v registry.View, d *registry.Device, authority crypto.Signer) ([]byte, error) {
+	if d.Desired == nil {
+		return nil, nil
+	}
+	body, err := wire.Marshal(d.Desired.Sealed())
+	if err != nil {
+		return nil, err
+	}
+	f := v.Fleet()
+	return seal.SealOrder(&seal.Order{
+		Version: seal.OrderVersion, Fleet: f.Name, Device: d.ID, Keys: registry.ActiveKeys(d.Keys), ClusterEpoch: f.ClusterEpoch,
+		Number: d.Desired.Number, Kind: seal.OrderDesired, Body: body, LogTimeMS: d.Desired.LoggedMS,
+	}, authority)
+}
+
 // Unknown signs that there is no such device. It is older than every entry of the same cluster epoch, so it unmakes none.
 func Unknown(v registry.View, id ident.DeviceID, authority crypto.Signer) ([]byte, error) {
 	f := v.Fleet()

@@ -15,7 +15,7 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-// Bounds of one Site message: devices, and bytes of their entries, which keep it below the limit of a frame.
+// Bounds of one Site message: devices, and bytes of their entries and orders, which keep it below the limit of a frame.
 const (
 	sitePage  = 1000
 	siteBytes = wire.MaxFrame / 2
@@ -71,12 +71,11 @@ func (u *uplink) tellAll() error {
 		if d.Site != u.peer.ID.Site && d.Presence.Gateway != u.gw || d.Entry.Number <= known {
 			return true
 		}
-		var b []byte
-		if b, err = facts.Entry(v, d, u.Authority); err != nil {
+		var n int
+		if n, err = u.addEntry(v, d, &m); err != nil {
 			return false
 		}
-		m.Entries = append(m.Entries, b)
-		if size += len(b); len(m.Entries) == sitePage || size >= siteBytes {
+		if size += n; len(m.Entries) == sitePage || size >= siteBytes {
 			err = u.ses.Send(wire.TypeSite, m)
 			m, size = wire.Site{Version: v.Index()}, 0
 		}
@@ -98,25 +97,44 @@ func (u *uplink) site(v registry.View) (wire.Site, error) {
 	list, err := facts.List(v, u.peer.ID.Site, u.Authority)
 	m := wire.Site{
 		Version: v.Index(), IntervalMS: wire.Millis(v.SiteInterval(u.peer.ID.Site)), List: list, Cores: enroll.Uplinks(v), LeastMS: u.pacer.leastMS(),
+		Publishers: v.NewestPublishers(), Content: new(wire.ContentLimit),
 	}
 	if s, ok := v.Site(u.peer.ID.Site); ok {
+		if s.Content != nil {
+			m.Content = s.Content
+		}
 		key := u.SiteKey(s.Name, s.KeyGeneration)
 		m.SiteKey = &key
 	}
 	return m, err
 }
 
-// tellEntries tells the entries of a few devices.
+// tellEntries tells the entries of a few devices, with their orders.
 func (u *uplink) tellEntries(v registry.View, devices ...*registry.Device) error {
 	m := wire.Site{Version: v.Index()}
 	for _, d := range devices {
-		b, err := facts.Entry(v, d, u.Authority)
-		if err != nil {
+		if _, err := u.addEntry(v, d, &m); err != nil {
 			return err
 		}
-		m.Entries = append(m.Entries, b)
 	}
 	return u.ses.Send(wire.TypeSite, m)
+}
+
+// addEntry puts a device's entry into a message, and beside it the order, if there is one. It returns how many bytes came to it.
+func (u *uplink) addEntry(v registry.View, d *registry.Device, m *wire.Site) (int, error) {
+	entry, err := facts.Entry(v, d, u.Authority)
+	if err != nil {
+		return 0, err
+	}
+	order, err := facts.Order(v, d, u.Authority)
+	if err != nil {
+		return 0, err
+	}
+	m.Entries = append(m.Entries, entry)
+	if order != nil {
+		m.Orders = append(m.Orders, order)
+	}
+	return len(entry) + len(order), nil
 }
 
 // tellChange passes on an event that changes what the gateway must know. A device of another site that is attached here is
@@ -137,9 +155,12 @@ func (u *uplink) tellChange(e *registry.Event) error {
 			}
 			return u.ses.Send(wire.TypeSite, m)
 		}
+	case registry.EventPublishersChanged:
+		return u.ses.Send(wire.TypeSite, wire.Site{Version: v.Index(), Publishers: v.NewestPublishers()})
 	case registry.EventNodeJoined, registry.EventNodeChanged, registry.EventNodeRemoved, registry.EventNodeRecovered:
 		return u.ses.Send(wire.TypeSite, wire.Site{Version: v.Index(), Cores: enroll.Uplinks(v)})
-	case registry.EventDeviceEnrolled, registry.EventDeviceChanged, registry.EventDeviceQuarantined, registry.EventDeviceReleased:
+	case registry.EventDeviceEnrolled, registry.EventDeviceChanged, registry.EventDeviceQuarantined, registry.EventDeviceReleased,
+		registry.EventDeviceAssigned:
 		id, err := ident.ParseDeviceID(e.Device)
 		if err != nil {
 			return nil //nolint:nilerr // our own event names the id; there is nobody to tell
