@@ -368,7 +368,9 @@ type SetSite struct {
 	Site       string `cbor:"2,keyasint"`
 	IntervalMS uint32 `cbor:"3,keyasint,omitempty"`
 
-	Content *wire.ContentLimit `cbor:"4,keyasint,omitempty"` // in whole; nil leaves what is
+	// The limit of what its gateways fetch over the WAN, see wire.ContentLimit. Nil leaves what is.
+	ContentRate   *uint64 `cbor:"4,keyasint,omitempty"` // bytes per second; 0: none
+	ContentWindow *string `cbor:"5,keyasint,omitempty"` // "": always
 }
 
 // SetTags changes the operator's tags of a device.

@@ -58,7 +58,7 @@ func samples() map[Kind]Command {
 			},
 			{Device: device, AtMS: -1},
 		}},
-		KindSetSite:     &SetSite{By: by, Site: "plant-7", IntervalMS: 2000, Content: &wire.ContentLimit{BytesPerSecond: 2 << 20, Window: "22:00-05:00"}},
+		KindSetSite:     &SetSite{By: by, Site: "plant-7", IntervalMS: 2000, ContentRate: new(uint64(2 << 20)), ContentWindow: new("22:00-05:00")},
 		KindSetTags:     &SetTags{By: by, Device: device, Set: map[string]string{"z": "1", "a": "2"}, Remove: []string{"b"}},
 		KindSetInterval: &SetInterval{By: by, Device: device, IntervalMS: 5000},
 		KindSiteReach:   &SiteReach{Site: "plant-7", Reachable: true, AtMS: 1_770_000_000_000},

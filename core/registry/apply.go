@@ -191,14 +191,15 @@ func (a *applier) ensureSite(name string) *Site {
 
 // setSite makes or changes a site. Result: *Site.
 func (a *applier) setSite(c *command.SetSite) any {
-	if c.Content != nil {
-		if err := c.Content.Check(); err != nil {
-			return fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
+	old, _ := a.view.sites.get(c.Site)
+	limit := old.contentLimit(c)
+	if err := limit.Check(); err != nil {
+		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
 	s := *a.ensureSite(c.Site)
-	if c.Content != nil {
-		s.Content = c.Content
+	s.Content = nil
+	if limit != (wire.ContentLimit{}) {
+		s.Content = &limit
 	}
 	if c.IntervalMS != 0 {
 		s.IntervalMS = c.IntervalMS
@@ -207,6 +208,20 @@ func (a *applier) setSite(c *command.SetSite) any {
 	a.view.sites.put(&s)
 	a.event(EventSiteChanged, Subject{Site: s.Name}, map[string]string{"heartbeat_interval": a.view.SiteInterval(s.Name).String(), "by": c.By.Operator})
 	return &s
+}
+
+// contentLimit is the site's limit with what a command changes of it. s may be nil.
+func (s *Site) contentLimit(c *command.SetSite) (l wire.ContentLimit) {
+	if s != nil && s.Content != nil {
+		l = *s.Content
+	}
+	if c.ContentRate != nil {
+		l.BytesPerSecond = *c.ContentRate
+	}
+	if c.ContentWindow != nil {
+		l.Window = *c.ContentWindow
+	}
+	return l
 }
 
 // setTags changes the operator's tags. Result: *Device.

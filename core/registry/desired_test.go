@@ -141,12 +141,16 @@ func TestOrderNumberGoesOnAcrossKeys(t *testing.T) {
 
 func TestContentLimitOfSite(t *testing.T) {
 	l := newLog(t)
-	night := &wire.ContentLimit{BytesPerSecond: 2 << 20, Window: "22:00-05:00"}
-	l.ok(&command.SetSite{Site: "plant-7", Content: night})
+	night := wire.ContentLimit{BytesPerSecond: 2 << 20, Window: "22:00-05:00"}
+	l.ok(&command.SetSite{Site: "plant-7", ContentRate: &night.BytesPerSecond})
+	l.ok(&command.SetSite{Site: "plant-7", ContentWindow: &night.Window})
 	l.ok(&command.SetSite{Site: "plant-7", IntervalMS: 5000})
-	l.refused(&command.SetSite{Site: "plant-9", Content: &wire.ContentLimit{Window: "night"}}, ErrInvalid)
+	l.refused(&command.SetSite{Site: "plant-9", ContentWindow: new("night")}, ErrInvalid)
 	s, ok := restore(t, l.snapshot()).View().Site("plant-7")
-	if !ok || s.Content == nil || *s.Content != *night || s.IntervalMS != 5000 {
+	if !ok || s.Content == nil || *s.Content != night || s.IntervalMS != 5000 {
 		t.Errorf("site %+v", s)
+	}
+	if s, ok := l.ok(&command.SetSite{Site: "plant-7", ContentRate: new(uint64), ContentWindow: new(string)}).(*Site); !ok || s.Content != nil {
+		t.Errorf("without a limit: %+v", s)
 	}
 }

@@ -153,8 +153,11 @@ func (a *applier) deviceDeed(name string, id ident.DeviceID, do func() any, deta
 
 func siteDetail(c *command.SetSite) map[string]string {
 	out := map[string]string{"heartbeat_interval_ms": u64(uint64(c.IntervalMS))}
-	if l := c.Content; l != nil {
-		out["content_bytes_per_second"], out["content_window"] = u64(l.BytesPerSecond), l.Window
+	if c.ContentRate != nil {
+		out["content_bytes_per_second"] = u64(*c.ContentRate)
+	}
+	if c.ContentWindow != nil {
+		out["content_window"] = *c.ContentWindow
 	}
 	return out
 }

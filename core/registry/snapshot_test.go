@@ -40,7 +40,7 @@ func busy(t tester) (*log, *machine) {
 	app := l.added("app", 1)
 	l.ok(assign(m, "app", app))
 	l.ok(m.submit(m.status(seal.Status{Slot: "app", Artifact: app, Order: 1, State: seal.SlotHealthy, Running: app})))
-	l.ok(&command.SetSite{Site: "plant-8", Content: &wire.ContentLimit{BytesPerSecond: 1 << 20, Window: "22:00-05:00"}})
+	l.ok(&command.SetSite{Site: "plant-8", ContentRate: new(uint64(1 << 20)), ContentWindow: new("22:00-05:00")})
 	return l, m
 }
 

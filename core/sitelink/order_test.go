@@ -167,11 +167,11 @@ func TestPublishersAndLimitAreTold(t *testing.T) {
 			t.Errorf("told %d, %+v", m.Publishers, m.Content)
 		}
 		night := wire.ContentLimit{BytesPerSecond: 2 << 20, Window: "22:00-05:00"}
-		c.do(&command.SetSite{Site: "plant-7", Content: &night})
+		c.do(&command.SetSite{Site: "plant-7", ContentRate: &night.BytesPerSecond, ContentWindow: &night.Window})
 		if m := recv[wire.Site](g, wire.TypeSite); m.Publishers != 1 || m.Content == nil || *m.Content != night {
 			t.Errorf("told %d, %+v", m.Publishers, m.Content)
 		}
-		c.do(&command.SetSite{Site: "plant-7", Content: new(wire.ContentLimit)}) // no limit any more
+		c.do(&command.SetSite{Site: "plant-7", ContentRate: new(uint64), ContentWindow: new(string)}) // no limit any more
 		if m := recv[wire.Site](g, wire.TypeSite); m.Content == nil || *m.Content != (wire.ContentLimit{}) {
 			t.Errorf("told %+v", m.Content)
 		}
