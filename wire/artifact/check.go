@@ -279,8 +279,8 @@ func (m *Manifest) checkPatches() error {
 		switch n, ok := p.Chunks.size(); {
 		case !there:
 			return bad("patch %d makes a file that is not there", i+1)
-		case !ok || n != p.Size || n == 0:
-			return bad("patch %d: chunks of %d bytes in all for %d", i+1, n, p.Size)
+		case !ok || n != p.Size || n == 0 || n > MaxPatched:
+			return bad("patch %d: chunks of %d bytes in all for %d, at most %d", i+1, n, p.Size, MaxPatched)
 		case p.BaseSize > MaxPatched || size > MaxPatched || p.BaseSize+size > MaxPatched:
 			return bad("patch %d: base of %d bytes and file of %d, together at most %d", i+1, p.BaseSize, size, MaxPatched)
 		}

@@ -1,0 +1,71 @@
+package build
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+
+	chunkers "github.com/PlakarKorp/go-cdc-chunkers"
+	_ "github.com/PlakarKorp/go-cdc-chunkers/chunkers/fastcdc" // registers the algorithm
+
+	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/artifact"
+)
+
+// Where chunks are cut. A change makes devices fetch anew what they have, as its chunks are others; it breaks nothing else.
+const (
+	algorithm   = "fastcdc-v1.0.0"
+	minChunk    = 16 << 10
+	normalChunk = 64 << 10
+)
+
+// A Content is what a file holds.
+type Content struct {
+	Digest wire.Digest
+	Size   uint64
+	Chunks artifact.Chunks
+}
+
+// A Cutter cuts contents into chunks, where their bytes say so. It is for one goroutine, and holds one buffer of two chunks.
+type Cutter struct{ c *chunkers.Chunker }
+
+// NewCutter makes a cutter.
+func NewCutter() (*Cutter, error) {
+	c, err := chunkers.NewChunker(algorithm, nil, &chunkers.ChunkerOpts{MinSize: minChunk, NormalSize: normalChunk, MaxSize: wire.MaxChunk})
+	if err != nil {
+		return nil, fmt.Errorf("chunker: %w", err)
+	}
+	return &Cutter{c}, nil
+}
+
+// Cut reads r to its end. Each chunk is handed to emit with its bytes, which emit must not keep.
+func (c *Cutter) Cut(r io.Reader, emit func(artifact.Chunk, []byte) error) (Content, error) {
+	var out Content
+	c.c.Reset(r)
+	whole := sha256.New()
+	for {
+		data, err := c.c.Next()
+		if err != nil && !errors.Is(err, io.EOF) {
+			return Content{}, err
+		}
+		if len(data) > 0 {
+			x := artifact.Chunk{Size: uint32(len(data))} //nolint:gosec // G115: at most wire.MaxChunk
+			whole.Write(data)
+			if out.Size == 0 { // most files are one chunk: it is hashed once
+				whole.Sum(x.Digest[:0])
+			} else {
+				x.Digest = wire.DigestOf(data)
+			}
+			out.Size += uint64(len(data))
+			out.Chunks.Add(x)
+			if err := emit(x, data); err != nil {
+				return Content{}, err
+			}
+		}
+		if err != nil {
+			whole.Sum(out.Digest[:0])
+			return out, nil
+		}
+	}
+}
