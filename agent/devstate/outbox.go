@@ -205,11 +205,64 @@ func (st *State) Receipted(r *seal.Receipt) error {
 	}
 	st.s.ClusterEpoch = max(st.s.ClusterEpoch, r.ClusterEpoch)
 	st.s.FloorMS = max(st.s.FloorMS, r.LogTimeMS)
+	st.s.Said = st.saidBy(i + 1)
 	if err := st.save(); err != nil {
 		st.s = old
 		return err
 	}
 	return st.drop(i + 1)
+}
+
+// Room tells whether the outbox has room for more than what must be said: when it is nearly full no progress is stated and nothing new is
+// begun, so that what was begun can be stated to its end.
+func (st *State) Room() bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.size <= MaxOutbox-reserved
+}
+
+// reserved is what is kept free in the outbox for ends, in bytes: for each slot one, and a registration.
+const reserved = (seal.MaxSlots + 1) * wire.MaxStatement
+
+// Said is where in the sequence the newest status of a slot is, in the outbox or before it; zero: none was stated.
+func (st *State) Said(slot string) (epoch, seq uint64) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	for _, p := range slices.Backward(st.pending) {
+		if slotOf(p) == slot {
+			return p.Epoch, p.Seq
+		}
+	}
+	if i := slices.IndexFunc(st.s.Said, func(s said) bool { return s.Slot == slot }); i >= 0 {
+		return st.s.Said[i].Epoch, st.s.Said[i].Seq
+	}
+	return 0, 0
+}
+
+// slotOf is the slot that a statement is a status of; "": it is none.
+func slotOf(p *seal.SealedStatement) string {
+	if p.Type != seal.StatementStatus {
+		return ""
+	}
+	b, err := p.Status()
+	if err != nil {
+		return ""
+	}
+	return b.Slot
+}
+
+// saidBy is what Said is to hold when the oldest n statements have left the outbox.
+func (st *State) saidBy(n int) []said {
+	all := st.s.Said
+	for _, p := range st.pending[:n] {
+		slot := slotOf(p)
+		if slot == "" {
+			continue
+		}
+		all = slices.DeleteFunc(slices.Clone(all), func(s said) bool { return s.Slot == slot })
+		all = append(all, said{slot, p.Epoch, p.Seq})
+	}
+	return all[max(0, len(all)-seal.MaxSlots):]
 }
 
 // oldReceipt judges a receipt that names nothing in the outbox.

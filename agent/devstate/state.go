@@ -1,8 +1,9 @@
 // Package devstate is what an agent must not forget: its counters, what the core and the gateway told it, and the outbox of
 // statements that the core has not yet receipted.
 //
-//	state.{a,b}        counters and settings told (see durable.Slots), CBOR
+//	state.{a,b}        counters, settings told, and the newest order (see durable.Slots), CBOR
 //	gateways.{a,b}     the newest signed lists of gateways (likewise)
+//	publishers.{a,b}   the set of publishers (likewise)
 //	outbox/E-S         one sealed statement: epoch E and seq S as 20 digits each
 //
 // A statement exists once its file is durable; that is before anybody acts on having made it. It goes when the authority's
@@ -42,12 +43,23 @@ type saved struct {
 	Seq          uint64          `cbor:"4,keyasint"` // highest stated that the outbox no longer holds, or of which it may
 	Chain        seal.Chain      `cbor:"5,keyasint"` // after Seq
 	ClusterEpoch uint64          `cbor:"6,keyasint"`
-	Order        uint64          `cbor:"7,keyasint"`
+	Order        uint64          `cbor:"7,keyasint"` // highest number obeyed
 	FloorMS      int64           `cbor:"8,keyasint"` // time floor, Unix ms
 	IntervalMS   uint32          `cbor:"9,keyasint"` // last told
 	KeepAliveMS  uint32          `cbor:"10,keyasint"`
 	Before       *seal.EpochLink `cbor:"11,keyasint,omitempty"` // for the first statement of Epoch; 12 was another field
 	Home         string          `cbor:"13,keyasint,omitempty"` // site
+
+	OrderEpoch  uint64 `cbor:"14,keyasint,omitempty"` // cluster epoch of Order
+	OrderSealed []byte `cbor:"15,keyasint,omitempty"` // the order, as it was signed
+	Said        []said `cbor:"16,keyasint,omitempty"` // the newest status of each slot that left the outbox, at most seal.MaxSlots
+}
+
+// said is a slot with a place in the sequence.
+type said struct {
+	Slot  string `cbor:"1,keyasint"`
+	Epoch uint64 `cbor:"2,keyasint"`
+	Seq   uint64 `cbor:"3,keyasint"`
 }
 
 // Signer makes statements: the device's identity.
@@ -68,6 +80,7 @@ type State struct {
 	pending []*seal.SealedStatement // the outbox, in order
 	size    int                     // bytes of it
 	head    head                    // of the newest statement, in the outbox or before
+	order   *seal.Order             // that s.OrderSealed holds; nil: none, or it does not verify
 }
 
 // head is the end of the device's sequence.

@@ -42,7 +42,18 @@ const (
 	DefaultInterval = 30 * time.Second
 )
 
-// Config of a Link. All fields are required but Streams.
+// Desired is what keeps the device at what is ordered. Its methods may be called from any goroutine.
+type Desired interface {
+	// Beat is what a heartbeat tells: the number of the order that is held, the digest of what runs, and the number of the set of
+	// publishers.
+	Beat() (order uint64, running []byte, publishers uint64)
+	// Order takes a sealed order. The error, if there is one, is what only the gateway can be to blame for.
+	Order(sealed []byte) error
+	// Publishers says that there is a set of publishers of a number.
+	Publishers(number uint64)
+}
+
+// Config of a Link. All fields are required but Streams and Desired.
 type Config struct {
 	Transport  *wirelink.Transport
 	Streams    wirelink.StreamDial // over which to go where QUIC does not get through; nil: QUIC alone
@@ -54,6 +65,7 @@ type Config struct {
 	Wall       func() time.Time // at least the time floor
 	Uptime     func() time.Duration
 	Log        *slog.Logger
+	Desired    Desired // nil: orders are not taken
 }
 
 // Link is the connection to whichever gateway admits the agent.
@@ -69,6 +81,8 @@ type Link struct {
 	renewed  time.Time               // when this run got a certificate; zero: not yet
 	wake     chan struct{}           // capacity 1: there is a new statement
 	doubts   atomic.Pointer[doubted] // what the next attach is to say of a gateway; nil: nothing
+	named    chan struct{}           // capacity 1: doubts has something new that did not come from the session
+	at       atomic.Pointer[string]  // address of the gateway that the newest session is with; nil: there was none
 
 	gateways []string // in the order of preference: the one that worked last comes first
 	why      string   // the session with the first of them was opened
@@ -78,7 +92,7 @@ type Link struct {
 // New makes a link; Run connects it.
 func New(c Config) *Link {
 	return &Link{
-		Config: c, dialer: wirelink.NewDialer(c.Transport, c.Streams), run: rand.Uint64(), began: time.Now(), wake: make(chan struct{}, 1), //nolint:gosec // an id, no secret
+		Config: c, dialer: wirelink.NewDialer(c.Transport, c.Streams), run: rand.Uint64(), began: time.Now(), wake: make(chan struct{}, 1), named: make(chan struct{}, 1), //nolint:gosec // an id, no secret
 		why: "start",
 	}
 }
@@ -170,6 +184,7 @@ func (l *Link) once(ctx context.Context, gw string) (at string, admitted bool, e
 			return gw, true, err
 		}
 		l.routes.arrived(gw, time.Now())
+		l.at.Store(&gw)
 		l.Log.Info("attached", "gateway", s.gateway.String(), "carrier", s.link.Carrier().String(), "interval", s.interval.String(), "session", s.number,
 			"why", l.why, "rtt", s.link.RTT().Round(time.Microsecond).String())
 		s, gw, err = l.hold(ctx, gw, s)
@@ -232,9 +247,11 @@ func (s *session) attach() error {
 	a := s.State.Attach()
 	a.Gateway, a.Start, a.Run, a.Session = peer.ID.String(), s.Start, s.Link.run, s.number
 	a.IntervalMS, a.TimeMS, a.SilentMS = wire.Millis(s.interval), s.Wall().UnixMilli(), s.lives()
-	if d := s.doubts.Load(); d != nil {
+	d := s.doubts.Load()
+	if d != nil {
 		a.Doubts, a.DoubtFor = d.gateway, d.reason
 	}
+	s.said = d
 	sealed, err := seal.SealAttach(&a, s.Credential.KeyID, s.Credential.Key)
 	if err != nil {
 		return err
@@ -291,9 +308,7 @@ func (l *Link) admitted(s *session) error {
 	}
 	s.told(s.welcome.IntervalMS)
 	s.begin(s.welcome)
-	if d := l.doubts.Load(); d != nil && d.gateway != s.gateway.String() {
-		l.doubts.Store(nil) // it was said
-	}
+	s.heard()
 	if k := s.welcome.Kept; k != nil && !s.stated(place{k.Epoch, k.Seq}) {
 		if err := s.accuse("welcome", "kept_seq", k.Seq); err != nil {
 			return err

@@ -39,8 +39,9 @@ type session struct {
 	beatIn atomic.Int64 // ns from the newest answered heartbeat to its answer; negative: none was answered
 
 	unanswered int
-	acked      uint64 // number of the newest heartbeat that was answered, or was sent before this session
-	accused    bool   // the gateway has been named for saying what cannot be
+	acked      uint64   // number of the newest heartbeat that was answered, or was sent before this session
+	accused    bool     // the gateway has been named for saying what cannot be
+	said       *doubted // what its newest attach says
 	lastBeat   time.Time
 	up         *upload
 }
@@ -135,6 +136,8 @@ func (s *session) loop(ctx context.Context) error {
 			err = s.doubted()
 		case <-s.wake:
 			err = s.send()
+		case <-s.named:
+			err = s.pass()
 		case <-attach.C:
 			err = s.attach()
 		case <-renew.C:
@@ -168,9 +171,13 @@ func (s *session) beat() error {
 	s.unanswered++
 	s.lastBeat = time.Now()
 	s.lives()
-	return s.link.Send(wire.TypeHeartbeat, wire.Heartbeat{
+	h := wire.Heartbeat{
 		Run: s.Link.run, Number: s.sent, Answered: s.answered.Load(), UptimeMS: uint64(s.Uptime().Milliseconds()), IntervalMS: wire.Millis(s.interval), //nolint:gosec // G115: time since boot is positive
-	})
+	}
+	if s.Desired != nil {
+		h.Desired, h.Running, h.Publishers = s.Desired.Beat()
+	}
+	return s.link.Send(wire.TypeHeartbeat, h)
 }
 
 // take acts on one message of the gateway.
@@ -198,6 +205,9 @@ func (s *session) take(f frame) error {
 			if err := s.dropped(); err != nil {
 				return err
 			}
+		}
+		if err := s.ordered(m); err != nil {
+			return err
 		}
 		if len(m.Receipt) > 0 {
 			return s.receipt(m.Receipt)

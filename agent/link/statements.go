@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/holdfast-edge/holdfast/wire"
-	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
@@ -205,29 +204,4 @@ func (s *session) doubted() error {
 		return s.attach() // which says it to the core, if it gets there
 	}
 	return errWithheld
-}
-
-// accuse gives up a gateway that says what cannot be, likewise. It is done once in a session.
-func (s *session) accuse(message, what string, value uint64) error {
-	if s.accused {
-		return nil
-	}
-	s.accused = true
-	s.Log.Error("the gateway answers what it was not sent", "gateway", s.gateway.String(), "message", message, what, value)
-	s.doubt(s.gateway, seal.DoubtAnswers)
-	if len(s.gateways) == 1 {
-		return s.attach()
-	}
-	return errFalse
-}
-
-// doubt remembers whom the next attach is to name, and for what.
-func (l *Link) doubt(gateway ident.ID, reason seal.Doubt) {
-	l.doubts.Store(&doubted{gateway.String(), reason})
-}
-
-// A doubted is what is held against a gateway, by its SPIFFE id.
-type doubted struct {
-	gateway string
-	reason  seal.Doubt
 }
