@@ -22,8 +22,9 @@ type Publishers struct {
 	authority ed25519.PublicKey
 	slots     *durable.Slots
 
-	mu  sync.Mutex
-	set *seal.PublisherSet
+	mu   sync.Mutex
+	set  *seal.PublisherSet
+	lost error // what was pinned is damaged; nil: it is not
 }
 
 // savedPublishers is what publishers.{a,b} hold: the bytes as they were signed. The sets in between are not kept, since each was verified by the
@@ -36,24 +37,28 @@ type savedPublishers struct {
 // ErrPinned says that what the device knows of its publishers is damaged. It takes no first set in the place of one that it had pinned.
 var ErrPinned = errors.New("the pinned set of publishers is damaged: enroll this device anew to trust publishers again")
 
-// OpenPublishers reads the set of a state directory. Both copies damaged is ErrPinned.
+// OpenPublishers reads the set of a state directory. When both copies are damaged, the device trusts nobody, and nothing is installed: Take says
+// why.
 func OpenPublishers(dir, fleet string, authority ed25519.PublicKey, log *slog.Logger) (*Publishers, error) {
 	p := &Publishers{fleet: fleet, authority: authority, slots: durable.OpenSlots(filepath.Join(dir, "publishers"))}
 	b, err := p.slots.Load()
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return p, nil
-	case errors.Is(err, durable.ErrDamaged):
-		return nil, fmt.Errorf("%w: %w", ErrPinned, err)
-	case err != nil:
+	case err != nil && !errors.Is(err, durable.ErrDamaged):
 		return nil, fmt.Errorf("publishers: %w", err)
 	}
 	var s savedPublishers
-	if err := wire.Unmarshal(b, &s); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrPinned, err)
+	if err == nil {
+		err = wire.Unmarshal(b, &s)
 	}
-	if p.set, err = seal.PeekPublisherSet(s.Newest); err != nil { // it was verified when it was taken, and a checksum guards it since
-		return nil, fmt.Errorf("%w: %w", ErrPinned, err)
+	if err == nil { // it was verified when it was taken, and a checksum guards it since
+		p.set, err = seal.PeekPublisherSet(s.Newest)
+	}
+	if err != nil {
+		p.set, p.lost = nil, fmt.Errorf("%w: %w", ErrPinned, err)
+		log.Error("no publisher is trusted", "err", p.lost)
+		return p, nil
 	}
 	if p.slots.Older() {
 		log.Warn("a copy of the set of publishers was damaged; a newer set may have to be told anew", "number", p.set.Number)
@@ -80,6 +85,9 @@ func (p *Publishers) Number() uint64 {
 func (p *Publishers) Take(sealed []byte) (*seal.PublisherSet, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.lost != nil {
+		return nil, p.lost
+	}
 	set, err := seal.OpenPublisherSet(sealed, p.fleet, p.set, p.authority)
 	if err != nil {
 		return nil, err

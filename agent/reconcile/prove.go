@@ -36,7 +36,7 @@ func ms(n uint32) time.Duration { return time.Duration(n) * time.Millisecond }
 
 // activate restarts what runs from a release that has just been switched to, and begins its proof.
 func (r *runner) activate(ctx context.Context, d wire.Digest) {
-	m, err := r.read(d)
+	m, err := r.slot.Manifest(d)
 	if err != nil {
 		r.noted(ctx, err, true)
 		return
@@ -50,22 +50,6 @@ func (r *runner) activate(ctx context.Context, d wire.Digest) {
 	}
 	r.manifest = m
 	r.run = Run{Proof: proofOf(m), Activated: time.Now()}
-}
-
-// read is the manifest of a release on the disk.
-func (r *runner) read(d wire.Digest) (*artifact.Manifest, error) {
-	b, err := r.slot.Manifest(d)
-	if err != nil {
-		return nil, err
-	}
-	if got := wire.DigestOf(b); got != d {
-		return nil, fail(ReasonManifest, "the manifest of %s that lies here is another one, %s", d.Short(), got.Short())
-	}
-	m, err := artifact.Decode(b)
-	if err != nil {
-		return nil, &Failure{ReasonManifest, err}
-	}
-	return m, nil
 }
 
 // check is one round of health checks.

@@ -16,8 +16,8 @@ import (
 type Slot interface {
 	// Current is the release that current points to; zero: none.
 	Current() (wire.Digest, error)
-	// Manifest is the bytes of the manifest of a release that lies here.
-	Manifest(d wire.Digest) ([]byte, error)
+	// Manifest is the manifest of a release that lies here, verified by its digest.
+	Manifest(d wire.Digest) (*artifact.Manifest, error)
 	// Stage makes a whole and verified release out of what lies here and what it fetches. It goes on where it was interrupted, and mends a
 	// release that is there and not whole.
 	Stage(ctx context.Context, d wire.Digest, m *artifact.Manifest, manifest []byte, progress func(Progress)) error
@@ -64,7 +64,7 @@ const (
 type runner struct {
 	name  string
 	slot  Slot
-	file  *file
+	file  keeper
 	out   Outbox
 	stage func(ctx context.Context, r *runner) error // fetches and stages the task's artifact
 	log   *slog.Logger
@@ -84,6 +84,9 @@ type runner struct {
 	desired *Task
 	shown   Named // what runs
 }
+
+// A keeper stores what a slot remembers, durably.
+type keeper interface{ save(m *Memory) error }
 
 // want sets what the order wants in the slot; nil: it does not name it.
 func (r *runner) want(t *Task) {
