@@ -18,7 +18,9 @@ import (
 
 	"github.com/holdfast-edge/holdfast/agent/devstate"
 	"github.com/holdfast-edge/holdfast/agent/hardware"
+	"github.com/holdfast-edge/holdfast/agent/install"
 	"github.com/holdfast-edge/holdfast/agent/link"
+	"github.com/holdfast-edge/holdfast/agent/reconcile"
 	"github.com/holdfast-edge/holdfast/internal/backoff"
 	"github.com/holdfast-edge/holdfast/internal/config"
 	"github.com/holdfast-edge/holdfast/internal/durable"
@@ -37,6 +39,8 @@ var ErrConfig = errors.New("bad configuration")
 type Settings struct {
 	Gateways []string          `yaml:"gateways"`       // host:port (UDP, and TCP where that does not get through)
 	Tags     map[string]string `yaml:"tags,omitempty"` // the device's own
+	// Units are the systemd services that what is installed may have restarted, such as app.service.
+	Units []string `yaml:"units,omitempty"`
 }
 
 // Check holds the settings against their rules. The error is ErrConfig and names the key.
@@ -52,7 +56,7 @@ func (s *Settings) Check() error {
 	if err := wire.CheckTags(s.Tags); err != nil {
 		return fmt.Errorf("tags: %w: %w", ErrConfig, err)
 	}
-	return nil
+	return checkUnits(s.Units)
 }
 
 // Config is what an agent is made from.
@@ -70,6 +74,7 @@ type Config struct {
 	Packet    func() (net.PacketConn, error) // nil: the machine's UDP
 	Stream    wirelink.StreamDial            // nil: the machine's TCP
 	Facts     time.Duration                  // how often to look whether a fact of the registration changed; 0: factsEvery
+	Install   install.Options                // but for the units, which the settings name, and the log
 }
 
 func (c Config) withDefaults() Config {
@@ -236,6 +241,7 @@ type Agent struct {
 	cred  *credential.Credential
 	state *devstate.State
 	link  *link.Link
+	slots *reconcile.Reconciler
 	tr    *wirelink.Transport
 	start uint64
 	told  *seal.Register // the newest registration made by this run
@@ -274,8 +280,12 @@ func New(c Config) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.tr = wirelink.NewTransport(pc, nil)
+	if a.slots, err = a.reconciler(); err != nil {
+		return nil, err
+	}
 	a.link = link.New(link.Config{
 		Transport: a.tr, Streams: c.Stream, Credential: a.cred, State: a.state, Lists: lists, Gateways: c.Gateways, Start: a.start, Wall: a.wall, Uptime: c.Uptime, Log: c.Log,
+		Desired: a.slots,
 	})
 	return a, nil
 }
@@ -303,11 +313,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.register(ctx) })
 	g.Go(func() error { return a.link.Run(ctx) })
+	g.Go(func() error { return a.slots.Run(ctx) })
 	return errors.Join(g.Wait(), a.close())
 }
 
 func (a *Agent) close() error {
 	var errs []error
+	if a.slots != nil {
+		errs = append(errs, a.slots.Close())
+	}
 	if a.tr != nil {
 		errs = append(errs, a.tr.Close())
 	}
@@ -330,7 +344,7 @@ func (a *Agent) register(ctx context.Context) error {
 }
 
 func (a *Agent) registerOnce() error {
-	r := &seal.Register{Profile: a.Profile(), AgentVersion: a.Version, Tags: a.Tags}
+	r := &seal.Register{Profile: a.Profile(), AgentVersion: a.Version, Tags: a.Tags, Slots: a.slots.Installed()}
 	if a.told != nil && reflect.DeepEqual(r, a.told) {
 		return nil
 	}
@@ -338,18 +352,26 @@ func (a *Agent) registerOnce() error {
 	if err != nil {
 		return err
 	}
-	q := a.Clock()
-	if a.wall().After(a.Wall()) {
-		q = seal.ClockFloored
-	}
-	s, err := a.state.State(seal.Statement{
-		Type: seal.StatementRegister, TimeMS: a.wall().UnixMilli(), UptimeMS: uint64(a.Uptime().Milliseconds()), BootID: a.BootID, Clock: q, Body: body, //nolint:gosec // G115: time since boot is positive
-	})
+	s, err := a.say(seal.StatementRegister, body)
 	if err != nil {
 		return err
 	}
 	a.Log.Info("registration stated", "epoch", s.Epoch, "seq", s.Seq)
 	a.told = r
-	a.link.Wake()
 	return nil
+}
+
+// say makes a statement with a body, and has it sent.
+func (a *Agent) say(t seal.StatementType, body []byte) (*seal.SealedStatement, error) {
+	q := a.Clock()
+	if a.wall().After(a.Wall()) {
+		q = seal.ClockFloored
+	}
+	s, err := a.state.State(seal.Statement{
+		Type: t, TimeMS: a.wall().UnixMilli(), UptimeMS: uint64(a.Uptime().Milliseconds()), BootID: a.BootID, Clock: q, Body: body, //nolint:gosec // G115: time since boot is positive
+	})
+	if err == nil {
+		a.link.Wake()
+	}
+	return s, err
 }

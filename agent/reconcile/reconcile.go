@@ -81,7 +81,7 @@ func (r *Reconciler) open(name string) (*runner, error) {
 	}
 	current, err := slot.Current()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, slot.Close())
 	}
 	f, mem, err := load(dir)
 	if errors.Is(err, durable.ErrDamaged) {
@@ -89,7 +89,7 @@ func (r *Reconciler) open(name string) (*runner, error) {
 		mem, err = Memory{Good: Named{Artifact: current}}, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, slot.Close())
 	}
 	n := &runner{
 		name: name, slot: slot, file: f, mem: mem, out: r.Outbox, log: r.Log, tell: r.tell, stage: r.stage, wake: make(chan struct{}, 1),
@@ -102,6 +102,15 @@ func (r *Reconciler) open(name string) (*runner, error) {
 	r.mu.Unlock()
 	n.show(current)
 	return n, nil
+}
+
+// Close lets go of the slots. Run has ended, or was never called.
+func (r *Reconciler) Close() error {
+	var errs []error
+	for _, n := range r.runners() {
+		errs = append(errs, n.slot.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // Run works until ctx ends.

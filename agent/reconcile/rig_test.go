@@ -74,6 +74,8 @@ func (r *rig) at(name string) {
 	}
 }
 
+func (r *rig) Close() error { return nil }
+
 func (r *rig) Current() (wire.Digest, error) { return r.current, nil }
 
 func (r *rig) Manifest(d wire.Digest) (*artifact.Manifest, error) {

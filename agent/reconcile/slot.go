@@ -31,6 +31,7 @@ type Slot interface {
 	Verify(ctx context.Context, d wire.Digest) error
 	// Prune removes all releases but some.
 	Prune(keep ...wire.Digest) error
+	Close() error
 }
 
 // Progress is how far a release is, in bytes of its files.
