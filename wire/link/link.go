@@ -57,6 +57,8 @@ var (
 	UplinkLimits = Limits{Stream: 4 << 20, Connection: 8 << 20, Streams: 64, Frame: wire.MaxFrame}
 	// SiblingLimits are for the gateway that dials another one, which has the limits of its port: AgentLimits.
 	SiblingLimits = Limits{Stream: 128 << 10, Connection: 128 << 10, Streams: 1, Frame: 33 << 10, Socket: 128 << 10}
+	// ContentLimits are for whoever dials a session for content: one blob is read while the next ones arrive.
+	ContentLimits = Limits{Stream: 512 << 10, Connection: 512 << 10, Streams: 1, Frame: wire.TypeBlob.Limit(), Socket: 512 << 10}
 )
 
 // Options of a listener or a dial.

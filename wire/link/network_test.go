@@ -312,6 +312,36 @@ func TestLargeFramesAreForUplinks(t *testing.T) {
 	})
 }
 
+// The largest blob reaches whoever dials for content, from a sender that keeps the frame's memory; after the session's end it takes none.
+func TestContentFrames(t *testing.T) {
+	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
+		device, gateway := w.sessions(link.Options{Limits: link.ContentLimits})
+		want := wire.Blob{Data: bytes.Repeat([]byte{7}, wire.MaxChunk)}
+		frame, err := wire.AppendFrame(nil, wire.TypeBlob, want)
+		w.ok(err)
+		for range 3 {
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				if err := gateway.SendFrame(wire.TypeBlob, frame); err != nil {
+					t.Error(err)
+				}
+			})
+			var got wire.Blob
+			w.ok(wire.Unmarshal(w.recv(device, wire.TypeBlob), &got))
+			wg.Wait()
+			if !bytes.Equal(got.Data, want.Data) {
+				t.Error("another blob arrived")
+			}
+		}
+		device.Close()
+		<-gateway.Context().Done()
+		if gateway.SendFrame(wire.TypeBlob, frame) == nil {
+			t.Error("sent on a session that has ended")
+		}
+	})
+}
+
 func TestDialFails(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
 		t.Helper()

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/wire"
@@ -66,6 +67,30 @@ func (s *Session) Send(t wire.Type, m any) error {
 	if cap(b) <= maxKept {
 		s.out = b
 	}
+	return s.write(t, b)
+}
+
+// sendPiece is how much of a large frame must pass within sendTimeout: any WAN carries more.
+const sendPiece = 64 << 10
+
+// SendFrame is Send for a frame of type t that wire.AppendFrame made: whoever sends large ones one after another keeps their memory. It
+// blocks for at most sendTimeout for each sendPiece.
+func (s *Session) SendFrame(t wire.Type, frame []byte) error {
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	if s.broken != nil {
+		return s.broken
+	}
+	for p := range slices.Chunk(frame, sendPiece) {
+		if err := s.write(t, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write writes a frame, or a piece of one. Its caller has the turn.
+func (s *Session) write(t wire.Type, b []byte) error {
 	if err := s.ctl.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
 		return asError(err)
 	}
