@@ -16,6 +16,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/holdfast-edge/holdfast/internal/disk"
 )
@@ -294,16 +295,22 @@ func (d *Disk) MkdirAll(dir string, perm fs.FileMode) error {
 	return nil
 }
 
+// entry is a file or directory as ReadDir found it.
 type entry struct {
 	name string
+	size int64
 	dir  bool
 }
 
 func (e entry) Name() string               { return e.name }
+func (e entry) Size() int64                { return e.size }
 func (e entry) IsDir() bool                { return e.dir }
-func (e entry) Info() (fs.FileInfo, error) { return nil, errors.ErrUnsupported }
+func (e entry) Type() fs.FileMode          { return e.Mode() }
+func (e entry) Info() (fs.FileInfo, error) { return e, nil }
+func (e entry) ModTime() time.Time         { return time.Time{} }
+func (e entry) Sys() any                   { return nil }
 
-func (e entry) Type() fs.FileMode {
+func (e entry) Mode() fs.FileMode {
 	if e.dir {
 		return fs.ModeDir
 	}
@@ -323,7 +330,7 @@ func (d *Disk) ReadDir(dir string) ([]fs.DirEntry, error) {
 	var list []fs.DirEntry
 	for _, name := range slices.Sorted(maps.Keys(d.live)) {
 		if filepath.Dir(name) == dir && name != dir {
-			list = append(list, entry{filepath.Base(name), d.live[name].dir})
+			list = append(list, entry{filepath.Base(name), int64(len(d.live[name].data)), d.live[name].dir})
 		}
 	}
 	return list, nil
