@@ -80,7 +80,7 @@ func samples() map[Type]any {
 		TypeRelayRenewed:  &RelayRenewed{ID: 12, Renewed: Renewed{Chain: [][]byte{[]byte("leaf"), []byte("ca")}}},
 		TypeAsk:           &Ask{Device: goldenDevice},
 		TypeMirrorAsk:     &MirrorAsk{AfterEpoch: 1, After: 40, ListEpoch: 1, List: 7},
-		TypeMirrorPage:    &MirrorPage{Entries: [][]byte{[]byte("entry"), []byte("another")}, List: []byte("list"), More: true},
+		TypeMirrorPage:    &MirrorPage{Entries: [][]byte{[]byte("entry"), []byte("another")}, List: []byte("list"), More: true, Orders: [][]byte{[]byte("order")}},
 		TypeProve:         &Prove{Seq: 8},
 		TypeProof:         &Proof{Point: &SpoolPoint{Seq: 8, Chain: [32]byte{8}}},
 		TypeReceipts:      &Receipts{Items: []DeviceReceipt{{Device: goldenDevice, Receipt: []byte("receipt")}}},

@@ -30,6 +30,7 @@ type MirrorPage struct {
 	Entries [][]byte `cbor:"1,keyasint,omitempty"` // each a seal.DeviceEntry of the site, by cluster epoch and number, at most MaxPage
 	List    []byte   `cbor:"2,keyasint,omitempty"` // a seal.GatewayList of the site; empty: none that is newer
 	More    bool     `cbor:"3,keyasint,omitempty"` // another page follows
+	Orders  [][]byte `cbor:"4,keyasint,omitempty"` // each a seal.Order, the newest of a device whose entry is in the page, at most one each
 }
 
 // MaxPage bounds the entries of a MirrorPage.

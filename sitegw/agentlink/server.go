@@ -377,7 +377,7 @@ func (s *Server) admit(ls *link.Session, peer ident.Peer, body []byte) (*session
 	}
 	echoed := clampInterval(a.IntervalMS)
 	interval := s.Roster.InForce(s.Mirror.Interval(a.Device, echoed))
-	ses := &session{Server: s, link: ls, peer: peer, frames: rate.NewLimiter(maxFrames, burstFrames), list: listOf(&m)}
+	ses := &session{Server: s, link: ls, peer: peer, frames: rate.NewLimiter(maxFrames, burstFrames), list: listOf(&m), orders: orders{desired: a.Order}}
 	err = ls.Send(wire.TypeWelcome, wire.Welcome{
 		Capability: min(m.Capability, wire.Capability), Identity: peer.ID.String(), IntervalMS: wire.Millis(interval),
 		KeepAliveMS: wire.Millis(keepAlive(interval)), Site: s.Self.Site, TimeMS: s.Wall().UnixMilli(),
@@ -464,7 +464,7 @@ func keepAlive(interval time.Duration) time.Duration {
 	return min(max(link.DefaultKeepAlive, interval/6), 15*time.Second)
 }
 
-// Changed takes the mirror's news to the sessions that they concern: intervals to use, sessions to end. With site, everybody
+// Changed takes the mirror's news to the sessions that they concern: intervals to use, orders, sessions to end. With site, everybody
 // is concerned.
 func (s *Server) Changed(devices []ident.DeviceID, site bool) {
 	if site {
@@ -491,6 +491,9 @@ func (s *Server) changed(id ident.DeviceID) {
 			return
 		case wire.DeviceActive, wire.DeviceQuarantined:
 		}
+	}
+	if own, ok := ses.(*session); ok {
+		own.tellOrder()
 	}
 	interval := s.Mirror.Interval(id, 0)
 	if interval == 0 {

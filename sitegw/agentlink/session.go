@@ -40,6 +40,9 @@ type session struct {
 
 	listMu sync.Mutex
 	list   seal.Stamp // of the list of gateways that the agent has, or is being sent
+
+	ordersMu sync.Mutex
+	orders   orders
 }
 
 var _ roster.Session = (*session)(nil)
@@ -118,6 +121,8 @@ func (s *session) heartbeat(body []byte) *wire.Error {
 	s.counters.Heartbeats.Add(1)
 	interval := s.Roster.Beat(s.entry, &h)
 	ack := wire.HeartbeatAck{Number: h.Number, IntervalMS: wire.Millis(interval), Uplink: s.Uplink.Connected()}
+	s.holds(&h)
+	s.ordered(&ack)
 	if err := s.link.Send(wire.TypeHeartbeatAck, ack); err != nil {
 		s.broken()
 	}

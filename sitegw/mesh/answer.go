@@ -61,7 +61,7 @@ func (m *Mesh) Facts(ctx context.Context, from string, conn net.Conn) {
 	}
 	rest := m.Mirror.Newer(seal.Stamp{ClusterEpoch: q.AfterEpoch, Number: q.After})
 	for {
-		p.Entries, rest = page(rest)
+		p.Entries, p.Orders, rest = page(rest)
 		p.More = len(rest) > 0
 		frame, err := wire.AppendFrame(nil, wire.TypeMirrorPage, p)
 		if err != nil {
@@ -75,11 +75,21 @@ func (m *Mesh) Facts(ctx context.Context, from string, conn net.Conn) {
 	}
 }
 
-// page takes the first entries off.
-func page(all []mirror.Signed) (out [][]byte, rest []mirror.Signed) {
-	n := min(len(all), wire.MaxPage)
-	for _, s := range all[:n] {
-		out = append(out, s.Sealed)
+// maxPage bounds the entries and orders of a page, in bytes, so that their frame is within its limit with a list beside them.
+const maxPage = 512 << 10
+
+// page takes the first entries off, with their orders.
+func page(all []mirror.Signed) (entries, orders [][]byte, rest []mirror.Signed) {
+	size := 0
+	for i, s := range all {
+		size += len(s.Sealed) + len(s.Order)
+		if i == wire.MaxPage || size > maxPage {
+			return entries, orders, all[i:]
+		}
+		entries = append(entries, s.Sealed)
+		if s.Order != nil {
+			orders = append(orders, s.Order)
+		}
 	}
-	return out, all[n:]
+	return entries, orders, nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/internal/backoff"
@@ -174,8 +175,8 @@ func nextPage(r *wire.FrameReader) (*wire.MirrorPage, error) {
 	if err := wire.Unmarshal(body, p); err != nil {
 		return nil, fmt.Errorf("%w: %w", errOffer, err)
 	}
-	if len(p.Entries) > wire.MaxPage {
-		return nil, fmt.Errorf("%w: %d entries, limit %d: %w", errOffer, len(p.Entries), wire.MaxPage, wire.ErrMalformed)
+	if len(p.Entries) > wire.MaxPage || len(p.Orders) > len(p.Entries) {
+		return nil, fmt.Errorf("%w: %d entries and %d orders, limit %d: %w", errOffer, len(p.Entries), len(p.Orders), wire.MaxPage, wire.ErrMalformed)
 	}
 	return p, nil
 }
@@ -200,6 +201,9 @@ func (m *Mesh) takePage(p *wire.MirrorPage, after *seal.Stamp, list seal.Stamp) 
 			devices = append(devices, id)
 		}
 	}
+	if err == nil {
+		devices, err = m.takeOrders(p.Orders, devices)
+	}
 	n := len(devices)
 	if site {
 		n++
@@ -209,4 +213,18 @@ func (m *Mesh) takePage(p *wire.MirrorPage, after *seal.Stamp, list seal.Stamp) 
 		m.Changed(devices, site)
 	}
 	return err
+}
+
+// takeOrders gives a page's orders to the mirror and adds the devices of which one was news.
+func (m *Mesh) takeOrders(orders [][]byte, devices []ident.DeviceID) ([]ident.DeviceID, error) {
+	for _, b := range orders {
+		id, fresh, err := m.Mirror.OfferedOrder(b)
+		if err != nil {
+			return devices, fmt.Errorf("%w: %w", errOffer, err)
+		}
+		if fresh && !slices.Contains(devices, id) {
+			devices = append(devices, id)
+		}
+	}
+	return devices, nil
 }

@@ -45,8 +45,8 @@ func TestFactsComeFromSiblings(t *testing.T) {
 			t.Errorf("asked %d times more; gw-1 was told %d", b.asked()-asks, len(b.heard()))
 		}
 		one := s.entry()
-		b.Mirror.Apply(&wire.Site{Entries: [][]byte{one}})
-		s.until(30*time.Second, "gw-0 has one more", func() bool { return a.Mirror.Status().Devices == len(all)+1 })
+		b.Mirror.Apply(&wire.Site{Entries: [][]byte{one}, Orders: [][]byte{s.order(one)}})
+		s.until(30*time.Second, "gw-0 has one more, and its order", func() bool { return a.Mirror.Status().Devices == len(all)+1 && a.Mirror.Status().Orders == 1 })
 		a.set(Relayed, Load{})
 		b.Mirror.Apply(&wire.Site{Entries: [][]byte{s.entry()}})
 		time.Sleep(time.Hour)

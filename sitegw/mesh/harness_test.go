@@ -141,6 +141,16 @@ func (s *site) entry(edit ...func(*seal.DeviceEntry)) []byte {
 	return b
 }
 
+// order is the first order of the device of an entry.
+func (s *site) order(entry []byte) []byte {
+	s.t.Helper()
+	e, err := seal.OpenDeviceEntry(entry, "acme", s.public())
+	s.ok(err)
+	b, err := seal.SealOrder(&seal.Order{Version: 1, Fleet: "acme", Device: e.Device, ClusterEpoch: 1, Number: 1, Kind: seal.OrderDesired, Body: []byte{0xa1, 1, 0x80}}, s.authority)
+	s.ok(err)
+	return b
+}
+
 func (s *site) public() ed25519.PublicKey { return s.authority.Public().(ed25519.PublicKey) }
 
 // add makes a gateway that knows the list and no key.

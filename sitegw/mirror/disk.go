@@ -52,6 +52,7 @@ func Open(c Config) *Mirror {
 func empty(c Config) *Mirror {
 	return &Mirror{
 		Config: c, wake: make(chan struct{}, 1), noise: rate.NewLimiter(rate.Every(10*time.Second), 10), devices: make(map[ident.DeviceID]*record),
+		orders: make(map[ident.DeviceID]order),
 	}
 }
 
@@ -81,6 +82,18 @@ func (m *Mirror) loadFrame(kind byte, body []byte) error {
 			return err
 		}
 		m.known = seal.Stamp(k)
+	case kindOrder:
+		_, _, err := m.order(body)
+		return err
+	case kindSettings:
+		var s settings
+		if err := wire.Unmarshal(body, &s); err != nil {
+			return err
+		}
+		if err := s.Content.Check(); err != nil {
+			return err
+		}
+		m.settings = s
 	case kindAge:
 		var a age
 		if err := wire.Unmarshal(body, &a); err != nil {
@@ -121,6 +134,12 @@ func (m *Mirror) all() []frame {
 		if r.guest && r.idle >= day {
 			out = append(out, ageFrame(id, r.idle))
 		}
+		if o, ok := m.orders[id]; ok {
+			out = append(out, frame{kindOrder, o.sealed})
+		}
+	}
+	if m.settings != (settings{}) {
+		out = append(out, settingsFrame(m.settings))
 	}
 	if m.list.sealed != nil {
 		out = append(out, frame{kindList, m.list.sealed})

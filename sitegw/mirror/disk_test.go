@@ -24,17 +24,22 @@ type full struct {
 	file   []byte
 	signed map[ident.DeviceID]record // what the authority last said
 	list   []byte
+	order  []byte
 }
+
+var limited = wire.ContentLimit{BytesPerSecond: 1 << 20, Window: "22:00-05:00"}
 
 func newFull(t *testing.T) *full {
 	t.Helper()
 	f := &full{plant: newPlant(t), signed: map[ident.DeviceID]record{}}
 	f.list = f.core.List(home, seal.ListedGateway{Name: "gw-a", Keys: []ident.KeyID{{9}}})
 	guest := ident.DeviceID{3}
+	f.order = f.core.Order(guest, 3, app)
 	f.tell(f.core.Entry(id, home, wire.DeviceActive, 0, key), f.core.Entry(ident.DeviceID{6}, home, wire.DeviceActive, 0, key))
 	f.Apply(&wire.Site{
 		Entries: [][]byte{f.core.Entry(ident.DeviceID{4}, home, wire.DeviceDecommissioned, 0), f.core.Entry(guest, abroad, wire.DeviceActive, 0, key)},
-		List:    f.list, UptoEpoch: 1, Upto: f.core.N,
+		Orders:  [][]byte{f.order}, Content: &limited, Publishers: 2,
+		List: f.list, UptoEpoch: 1, Upto: f.core.N,
 	})
 	f.age(30 * time.Hour)
 	f.tell(f.core.Entry(id, home, wire.DeviceDecommissioned, 0)) // behind the mark, and takes back what stands before
@@ -69,7 +74,15 @@ func (f *full) with(b []byte) (*Mirror, error) {
 // never says anything else. It tells whether nothing is lacking.
 func (f *full) judge(m *Mirror) (complete bool) {
 	f.t.Helper()
-	complete = len(m.devices) == len(f.signed) && m.list.sealed != nil
+	complete = len(m.devices) == len(f.signed) && m.list.sealed != nil && len(m.orders) == 1 && m.settings == settings{2, limited}
+	for d, o := range m.orders {
+		if d != (ident.DeviceID{3}) || !bytes.Equal(o.sealed, f.order) {
+			f.t.Fatalf("an order for %v that nobody signed", d)
+		}
+	}
+	if m.settings != (settings{}) && m.settings != (settings{2, limited}) {
+		f.t.Fatalf("settings that nobody told: %+v", m.settings)
+	}
 	for d, r := range m.devices {
 		if r.stamp.Compare(f.signed[d].stamp) > 0 || r.stamp == f.signed[d].stamp && !bytes.Equal(r.sealed, f.signed[d].sealed) {
 			f.t.Fatalf("device %v is %+v, which nobody signed", d, r.Device)

@@ -37,6 +37,9 @@ const (
 	kindList  = 2 // a sealed gateway list
 	kindMark  = 3 // a mark: every entry of the site up to it stands before
 	kindAge   = 4 // an age: for how long a device of another site has been away
+
+	kindOrder    = 5 // a sealed order of a device whose entry stands before
+	kindSettings = 6 // settings
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

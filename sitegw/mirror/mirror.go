@@ -1,5 +1,5 @@
 // Package mirror is what a gateway must know of its site to serve it without the core: which keys of which device are active,
-// which devices are refused, how often each should beat, and which gateways the site has.
+// which devices are refused, how often each should beat, what each is ordered to run, and which gateways the site has.
 //
 // It believes only what the authority signed, when it is told and again when it is read from the disk, and an older word never
 // replaces a newer one. What it is told counts at once and is written behind, so nobody waits for the disk; a power cut costs
@@ -44,17 +44,20 @@ type Mirror struct {
 	wake  chan struct{} // capacity 1: there is something to write
 	noise *rate.Limiter // of the log
 
-	mu       sync.Mutex
-	interval time.Duration // the site's; 0: not told yet
-	list     list
-	devices  map[ident.DeviceID]*record
-	guests   int        // of the devices
-	known    seal.Stamp // every entry of the site up to it is here
-	newest   seal.Stamp // the highest of an entry of the site
-	flawed   bool       // something told since Known was asked was not taken, so that known must not rise
-	refused  uint64
-	pending  []frame // to be written, in this order
-	rewrite  bool    // the file is to be written anew
+	mu        sync.Mutex
+	interval  time.Duration // the site's; 0: not told yet
+	list      list
+	devices   map[ident.DeviceID]*record
+	orders    map[ident.DeviceID]order // of devices
+	settings  settings
+	guests    int        // of the devices
+	known     seal.Stamp // every entry of the site up to it is here
+	newest    seal.Stamp // the highest of an entry of the site
+	flawed    bool       // something told since Known was asked was not taken, so that known must not rise
+	refused   uint64
+	conflicts uint64  // orders of one number with different content
+	pending   []frame // to be written, in this order
+	rewrite   bool    // the file is to be written anew
 }
 
 // A Device is one device as the core told it.
@@ -100,12 +103,29 @@ func (m *Mirror) Apply(s *wire.Site) (devices []ident.DeviceID, site bool) {
 			devices = append(devices, id)
 		}
 	}
+	for _, b := range s.Orders { // behind the entries, as only known devices have orders
+		id, fresh, err := m.order(b)
+		if err != nil {
+			m.refuse("order", err)
+		} else if fresh && !slices.Contains(devices, id) {
+			devices = append(devices, id)
+		}
+	}
+	if s.Content != nil {
+		if err := s.Content.Check(); err != nil {
+			m.refuse("content limit", err)
+			told := *s
+			told.Content = nil
+			s = &told
+		}
+	}
+	site = m.soft(s)
 	if len(s.List) > 0 {
 		fresh, err := m.gateways(s.List)
 		if err != nil {
 			m.refuse("gateway list", err)
 		}
-		site = fresh
+		site = site || fresh
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -168,7 +188,7 @@ func (m *Mirror) take(e *seal.DeviceEntry, b []byte) (fresh bool, err error) {
 
 // put stores a record in place of any older one. The caller holds mu.
 func (m *Mirror) put(id ident.DeviceID, r *record) {
-	m.remove(id)
+	m.unlist(id)
 	if r.guest {
 		m.makeRoom()
 		m.guests++
@@ -181,8 +201,14 @@ func (m *Mirror) put(id ident.DeviceID, r *record) {
 	}
 }
 
-// remove forgets a record. The caller holds mu.
+// remove forgets a device. The caller holds mu.
 func (m *Mirror) remove(id ident.DeviceID) {
+	m.unlist(id)
+	delete(m.orders, id)
+}
+
+// unlist takes a record out. The caller holds mu.
+func (m *Mirror) unlist(id ident.DeviceID) {
 	if r, ok := m.devices[id]; ok && r.guest {
 		m.guests--
 	}
@@ -274,12 +300,15 @@ func (m *Mirror) Drops(name string, key ident.KeyID, issued time.Time) bool {
 type Status struct {
 	Devices int    // of the site
 	Guests  int    // of other sites
-	Refused uint64 // entries and lists that were not believed, since the start
+	Refused uint64 // entries, lists, orders and limits that were not believed, since the start
+	// Conflicts are those of the refused that were orders of a number that another order had.
+	Conflicts uint64
+	Orders    int
 }
 
 // Status is how much the mirror holds now.
 func (m *Mirror) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return Status{Devices: len(m.devices) - m.guests, Guests: m.guests, Refused: m.refused}
+	return Status{Devices: len(m.devices) - m.guests, Guests: m.guests, Refused: m.refused, Conflicts: m.conflicts, Orders: len(m.orders)}
 }

@@ -19,10 +19,11 @@ var (
 	ErrOld     = errors.New("not newer than what was asked for")
 )
 
-// A Signed is a device entry of the site as the authority signed it. The bytes must not be written.
+// A Signed is a device entry of the site as the authority signed it, with its device's order. The bytes must not be written.
 type Signed struct {
 	Stamp  seal.Stamp
 	Sealed []byte
+	Order  []byte // the device's newest order, likewise; nil: there is none
 }
 
 // Newest is the highest stamp of the site's entries; the zero stamp: there are none.
@@ -43,9 +44,9 @@ func (m *Mirror) Told() seal.Stamp {
 func (m *Mirror) Newer(after seal.Stamp) []Signed {
 	m.mu.Lock()
 	var out []Signed
-	for _, r := range m.devices {
+	for id, r := range m.devices {
 		if !r.guest && r.sealed != nil && r.stamp.Compare(after) > 0 {
-			out = append(out, Signed{r.stamp, r.sealed})
+			out = append(out, Signed{r.stamp, r.sealed, m.orders[id].sealed})
 		}
 	}
 	m.mu.Unlock()

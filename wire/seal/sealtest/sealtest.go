@@ -78,3 +78,19 @@ func (a *Authority) List(site string, gateways ...seal.ListedGateway) []byte {
 	}
 	return b
 }
+
+// Order signs a device's order of this number with these assignments.
+func (a *Authority) Order(d ident.DeviceID, number uint64, assignments ...seal.Assignment) []byte {
+	a.tb.Helper()
+	body, err := wire.Marshal(seal.Desired{Assignments: assignments})
+	if err != nil {
+		a.tb.Fatal(err)
+	}
+	b, err := seal.SealOrder(&seal.Order{
+		Version: seal.OrderVersion, Fleet: a.Fleet, Device: d, ClusterEpoch: a.Epoch, Number: number, Kind: seal.OrderDesired, Body: body, LogTimeMS: 1_795_464_001_000,
+	}, a.Key)
+	if err != nil {
+		a.tb.Fatal(err)
+	}
+	return b
+}
