@@ -239,15 +239,57 @@ func OpenPublisherSet(b []byte, fleet string, before *PublisherSet, authority ed
 
 // carries tells whether enough of the set's root keys signed.
 func (p *PublisherSet) carries(envs []*envelope) error {
-	signed := 0
+	if n := len(p.signers(envs)); n < int(p.Threshold) {
+		return fmt.Errorf("%s: %d of the root keys of set %d signed, want %d: %w", domainPublishers, n, p.Number, p.Threshold, ErrSignature)
+	}
+	return nil
+}
+
+// signers are the root keys of the set that signed, each once.
+func (p *PublisherSet) signers(envs []*envelope) (keys []PublisherKey) {
 	for _, root := range p.Roots {
 		pub := ed25519.PublicKey(root)
 		if slices.ContainsFunc(envs, func(e *envelope) bool { return bytes.Equal(e.kid, rootKID(pub)) && e.verify(pub) == nil }) {
-			signed++
+			keys = append(keys, PublisherKeyOf(pub))
 		}
 	}
-	if signed < int(p.Threshold) {
-		return fmt.Errorf("%s: %d of the root keys of set %d signed, want %d: %w", domainPublishers, signed, p.Number, p.Threshold, ErrSignature)
+	return keys
+}
+
+// RootsOf are the root keys of the set whose signatures of a sealed set verify, each once.
+func (p *PublisherSet) RootsOf(sealed []byte) ([]PublisherKey, error) {
+	_, envs, err := parseSet(sealed)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	return p.signers(envs), nil
+}
+
+// A PublisherSignature is one signature of a sealed set.
+type PublisherSignature struct {
+	Key   PublisherKey // that claims to have made it; zero: the authority's
+	Bytes []byte       // as SignPublisherSet made it
+}
+
+// PublisherSignatures are the signatures of a sealed set, in their order and not verified.
+func PublisherSignatures(sealed []byte) ([]PublisherSignature, error) {
+	if _, _, err := parseSet(sealed); err != nil {
+		return nil, err
+	}
+	var s sealedSet
+	if err := wire.Unmarshal(sealed, &s); err != nil {
+		return nil, err
+	}
+	out := make([]PublisherSignature, len(s.Signed))
+	for i, b := range s.Signed {
+		env, err := open(domainPublishers, cose.AlgorithmEdDSA, b)
+		if err != nil {
+			return nil, err
+		}
+		out[i].Bytes = b
+		if len(env.kid) == len(out[i].Key) {
+			out[i].Key = PublisherKey(env.kid)
+		}
+	}
+	return out, nil
 }

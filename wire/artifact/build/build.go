@@ -12,6 +12,17 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/artifact"
 )
 
+// ErrRefused is the sentinel of what can only be built when somebody changes the source, its description or the options.
+var ErrRefused = errors.New("refused")
+
+// A refusal is ErrRefused without saying so: its text is the reason alone.
+type refusal struct{ error }
+
+func (refusal) Is(target error) bool { return target == ErrRefused }
+func (r refusal) Unwrap() error      { return r.error }
+
+func refuse(format string, args ...any) error { return refusal{fmt.Errorf(format, args...)} }
+
 // Options say what to build.
 type Options struct {
 	Source string // a directory or a file
@@ -37,7 +48,7 @@ type Result struct {
 func Build(ctx context.Context, o Options) (_ *Result, err error) {
 	switch _, err := os.Lstat(o.Out); {
 	case err == nil:
-		return nil, fmt.Errorf("%s is there already: remove it, or name another directory", o.Out)
+		return nil, refuse("%s is there already: remove it, or name another directory", o.Out)
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	}
@@ -57,7 +68,10 @@ func Build(ctx context.Context, o Options) (_ *Result, err error) {
 	}
 	m.Entries = t.entries
 	// What breaks a rule is refused before hours are spent on content.
-	if err := errors.Join(m.Check(), follows(m, o.From)); err != nil {
+	if err := m.Check(); err != nil {
+		return nil, refusal{err}
+	}
+	if err := follows(m, o.From); err != nil {
 		return nil, err
 	}
 	tmp, err := os.MkdirTemp(filepath.Dir(o.Out), "."+filepath.Base(o.Out)+".build-*")
@@ -99,7 +113,7 @@ func apart(source, out string) error {
 		return err
 	}
 	if rel, err := filepath.Rel(in, beside); err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator)) {
-		return fmt.Errorf("%s lies in %s, which is built from: name a directory out of it", out, source)
+		return refuse("%s lies in %s, which is built from: name a directory out of it", out, source)
 	}
 	return nil
 }
@@ -109,11 +123,11 @@ func follows(m *artifact.Manifest, from []*Dir) error {
 	for _, f := range from {
 		switch b := f.Manifest; {
 		case b.Name != m.Name:
-			return fmt.Errorf("%s is a build of %s, not of %s", f.Path, b.Name, m.Name)
+			return refuse("%s is a build of %s, not of %s", f.Path, b.Name, m.Name)
 		case b.Kind != m.Kind:
-			return fmt.Errorf("%s is of kind %v, not %v", f.Path, b.Kind, m.Kind)
+			return refuse("%s is of kind %v, not %v", f.Path, b.Kind, m.Kind)
 		case b.Number >= m.Number:
-			return fmt.Errorf("%s is release %d of %s, and this is %d: raise release", f.Path, b.Number, b.Name, m.Number)
+			return refuse("%s is release %d of %s, and this is %d: raise release", f.Path, b.Number, b.Name, m.Number)
 		}
 	}
 	return nil
@@ -150,7 +164,7 @@ func contents(ctx context.Context, t *tree, m *artifact.Manifest, s *store, prog
 func finish(tmp, out string, m *artifact.Manifest, s *store) (*Result, error) {
 	b, digest, err := m.Encode()
 	if err != nil {
-		return nil, err
+		return nil, refusal{err}
 	}
 	if err := os.WriteFile(filepath.Join(tmp, manifestFile), b, 0o644); err != nil { //nolint:gosec // G306: as the chunks
 		return nil, err

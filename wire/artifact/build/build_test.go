@@ -170,7 +170,7 @@ func TestBuildRefuses(t *testing.T) {
 			fatal(t, c.spoil(source))
 			out := filepath.Join(t.TempDir(), "out")
 			_, err := Build(t.Context(), Options{Source: source, Spec: spec(1), Out: out})
-			if err == nil || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "bad") {
+			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "bad") {
 				t.Errorf("error %v, want one with the path and %q", err, c.want)
 			}
 			if left, err := os.ReadDir(filepath.Dir(out)); err != nil || len(left) > 0 {
@@ -186,8 +186,8 @@ func TestBuildRefusesTooManyEntries(t *testing.T) {
 	defer tr.root.Close()
 	tr.entries = make([]artifact.Entry, artifact.MaxEntries-1)
 	fatal(t, tr.look(t.Context(), "etc-more"))
-	if err := tr.look(t.Context(), "empty"); !errors.Is(err, ErrSource) || !strings.Contains(err.Error(), "empty") {
-		t.Errorf("error %v, want ErrSource", err)
+	if err := tr.look(t.Context(), "empty"); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "empty") {
+		t.Errorf("error %v, want ErrRefused", err)
 	}
 }
 
@@ -242,8 +242,8 @@ func TestBuildRefusesWhatChanges(t *testing.T) {
 				}
 				return nil
 			})
-			if !errors.Is(err, ErrSource) || !strings.Contains(err.Error(), path) {
-				t.Errorf("%s %s it is read: error %v, want ErrSource", name, when, err)
+			if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), path) {
+				t.Errorf("%s %s it is read: error %v, want ErrRefused", name, when, err)
 			}
 		}
 	}

@@ -110,18 +110,24 @@ func (d *Dir) Sign(key crypto.Signer) error {
 // ErrUnsigned says that an artifact has no signature.
 var ErrUnsigned = errors.New("it is not signed")
 
-// CheckSignature verifies the signature by a set of publishers: that one of them signed, and this artifact.
-func (d *Dir) CheckSignature(set *seal.PublisherSet) error {
+// CheckSignature verifies the signature by a set of publishers: that one of them signed, whom it returns, and this artifact.
+func (d *Dir) CheckSignature(set *seal.PublisherSet) (seal.Publisher, error) {
 	if d.Release == nil {
-		return fmt.Errorf("%s: %w", d.Path, ErrUnsigned)
+		return seal.Publisher{}, fmt.Errorf("%s: %w", d.Path, ErrUnsigned)
 	}
-	r, err := seal.OpenRelease(d.Release, set)
-	if err != nil {
-		return fmt.Errorf("%s: %w", filepath.Join(d.Path, releaseFile), err)
+	path, want := filepath.Join(d.Path, releaseFile), d.release()
+	for _, p := range set.Publishers {
+		r, err := seal.OpenRelease(d.Release, &seal.PublisherSet{Number: set.Number, Publishers: []seal.Publisher{p}})
+		switch {
+		case errors.Is(err, seal.ErrPublisher):
+			continue
+		case err != nil:
+			return seal.Publisher{}, fmt.Errorf("%s: %w", path, err)
+		case *r != want:
+			return seal.Publisher{}, fmt.Errorf("%s: it is for release %d, %.80s@%.80s of manifest %s, not for release %d, %s@%s of manifest %s: %w", path,
+				r.Number, r.Name, r.Version, r.Manifest.Short(), want.Number, want.Name, want.Version, want.Manifest.Short(), seal.ErrSignature)
+		}
+		return p, nil
 	}
-	if want := d.release(); *r != want {
-		return fmt.Errorf("%s: it is for release %d, %.80s@%.80s of manifest %s, not for release %d, %s@%s of manifest %s: %w", filepath.Join(d.Path, releaseFile),
-			r.Number, r.Name, r.Version, r.Manifest.Short(), want.Number, want.Name, want.Version, want.Manifest.Short(), seal.ErrSignature)
-	}
-	return nil
+	return seal.Publisher{}, fmt.Errorf("%s: %w", path, seal.ErrPublisher)
 }

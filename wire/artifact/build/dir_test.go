@@ -117,7 +117,9 @@ func TestOpenReadsWhatWasBuilt(t *testing.T) {
 	if d.Digest != r.Digest || !bytes.Equal(d.Bytes, r.Bytes) || !bytes.Equal(d.Release, r.Release) || d.Manifest.Name != "camera" {
 		t.Errorf("%+v", d)
 	}
-	fatal(t, d.CheckSignature(publishers(otherKey, publisherKey)))
+	if p, err := d.CheckSignature(publishers(otherKey, publisherKey)); err != nil || p.Name != "publisher 2" {
+		t.Errorf("signed by %q, error %v", p.Name, err)
+	}
 	if _, err := Open(t.TempDir()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("an empty directory: error %v", err)
 	}
@@ -130,22 +132,21 @@ func TestOpenReadsWhatWasBuilt(t *testing.T) {
 func TestCheckSignatureRefuses(t *testing.T) {
 	source := sample(t)
 	r, newer := mustBuild(t, source, 1), mustBuild(t, source, 2)
-	if err := r.CheckSignature(publishers(publisherKey)); !errors.Is(err, ErrUnsigned) {
+	if _, err := r.CheckSignature(publishers(publisherKey)); !errors.Is(err, ErrUnsigned) {
 		t.Errorf("unsigned: error %v", err)
 	}
 	fatal(t, r.Sign(otherKey))
-	if err := r.CheckSignature(publishers(publisherKey)); !errors.Is(err, seal.ErrPublisher) {
+	if _, err := r.CheckSignature(publishers(publisherKey)); !errors.Is(err, seal.ErrPublisher) {
 		t.Errorf("signed by somebody else: error %v", err)
 	}
 	fatal(t, r.Sign(publisherKey))
-	fatal(t, r.CheckSignature(publishers(publisherKey)))
 	newer.Release = r.Release
-	if err := newer.CheckSignature(publishers(publisherKey)); !errors.Is(err, seal.ErrSignature) {
+	if _, err := newer.CheckSignature(publishers(publisherKey)); !errors.Is(err, seal.ErrSignature) {
 		t.Errorf("signature of another release: error %v", err)
 	}
 	for bit := range 8 * len(r.Release) {
 		r.Release[bit/8] ^= 1 << (bit % 8)
-		if r.CheckSignature(publishers(publisherKey)) == nil {
+		if _, err := r.CheckSignature(publishers(publisherKey)); err == nil {
 			t.Errorf("bit %d of the signature does not count", bit)
 		}
 		r.Release[bit/8] ^= 1 << (bit % 8)

@@ -92,7 +92,7 @@ func ReadSpec(path string) (*Spec, error) {
 // manifest is the manifest without its entries.
 func (s *Spec) manifest(kind artifact.Kind) (*artifact.Manifest, error) {
 	if s.Kind != "" && s.Kind != kind.String() {
-		return nil, fmt.Errorf("kind is %.80q, but the source makes an artifact of kind %v", s.Kind, kind)
+		return nil, refuse("kind is %.80q, but the source makes an artifact of kind %v", s.Kind, kind)
 	}
 	m := &artifact.Manifest{
 		Format: artifact.Format, Name: s.Name, Version: s.Version, Number: s.Release, Kind: kind,
@@ -104,7 +104,7 @@ func (s *Spec) manifest(kind artifact.Kind) (*artifact.Manifest, error) {
 	for i := range s.Health {
 		c, err := s.Health[i].check()
 		if err != nil {
-			return nil, fmt.Errorf("health check %d: %w", i+1, err)
+			return nil, refuse("health check %d: %w", i+1, err)
 		}
 		m.Health = append(m.Health, c)
 	}

@@ -16,9 +16,6 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/artifact"
 )
 
-// ErrSource is the sentinel of what lies in the source and cannot be part of an artifact.
-var ErrSource = errors.New("it cannot be part of an artifact")
-
 const (
 	modeExec  = 0o755 // of directories too
 	modePlain = 0o644
@@ -69,7 +66,7 @@ func openTree(ctx context.Context, source string) (t *tree, err error) {
 func (t *tree) at(name string) string { return filepath.Join(t.root.Name(), filepath.FromSlash(name)) }
 
 func (t *tree) refuse(name, format string, args ...any) error {
-	return fmt.Errorf("%s: %w: %w", t.at(name), fmt.Errorf(format, args...), ErrSource)
+	return refuse("%s: "+format, slices.Concat([]any{t.at(name)}, args)...)
 }
 
 // walk looks at everything in a directory.

@@ -77,8 +77,8 @@ var (
 
 func publishers(keys ...ed25519.PrivateKey) *seal.PublisherSet {
 	s := &seal.PublisherSet{Number: 1}
-	for _, k := range keys {
-		s.Publishers = append(s.Publishers, seal.Publisher{Name: "x", Key: k.Public().(ed25519.PublicKey)})
+	for i, k := range keys {
+		s.Publishers = append(s.Publishers, seal.Publisher{Name: fmt.Sprint("publisher ", i+1), Key: k.Public().(ed25519.PublicKey)})
 	}
 	return s
 }

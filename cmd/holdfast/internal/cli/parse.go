@@ -3,7 +3,19 @@ package cli
 import (
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 )
+
+// needs checks that flags are given.
+func needs(c *cobra.Command, flags ...string) error {
+	for _, f := range flags {
+		if !c.Flags().Changed(f) {
+			return usage("--%s is missing", f)
+		}
+	}
+	return nil
+}
 
 // duration checks that s is a duration of Go's form; what range is good the core decides.
 func duration(flag, s string) error {

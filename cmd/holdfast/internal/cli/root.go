@@ -21,9 +21,10 @@ Wherever a device, a token or an operator is named, the beginning of its id will
 
 // The groups of commands in the root's help.
 const (
-	groupFleet = "fleet"
-	groupCore  = "core"
-	groupLocal = "local"
+	groupFleet     = "fleet"
+	groupArtifacts = "artifacts"
+	groupCore      = "core"
+	groupLocal     = "local"
 )
 
 // newRoot makes the tree of commands.
@@ -40,8 +41,8 @@ func newRoot(a *app) *cobra.Command {
 	f.StringVar(&a.flags.CAFile, "ca-file", "", "PEM `file` of the CA that vouches for the core (HOLDFAST_CA_FILE)")
 	f.StringVar(&a.flags.TokenFile, "token-file", "", "`file` with the operator's token, - for standard input (HOLDFAST_TOKEN_FILE)")
 	f.VarP(&a.format, "output", "o", "how to write the result")
-	root.AddGroup(&cobra.Group{ID: groupFleet, Title: "The fleet:"}, &cobra.Group{ID: groupCore, Title: "The core:"},
-		&cobra.Group{ID: groupLocal, Title: "This tool:"})
+	root.AddGroup(&cobra.Group{ID: groupFleet, Title: "The fleet:"}, &cobra.Group{ID: groupArtifacts, Title: "What runs on it:"},
+		&cobra.Group{ID: groupCore, Title: "The core:"}, &cobra.Group{ID: groupLocal, Title: "This tool:"})
 	root.SetHelpCommandGroupID(groupLocal)
 	root.SetCompletionCommandGroupID(groupLocal)
 	// Every command of the CLI, in the order of its group's heading. A further one is a file of its own and a line here.
@@ -50,6 +51,9 @@ func newRoot(a *app) *cobra.Command {
 		in(groupFleet, sitesCommand(a)),
 		in(groupFleet, gatewaysCommand(a)),
 		in(groupFleet, tokensCommand(a)),
+		in(groupArtifacts, artifactsCommand(a)),
+		in(groupArtifacts, publishersCommand(a)),
+		in(groupArtifacts, keysCommand(a)),
 		in(groupCore, clusterCommand(a)),
 		in(groupCore, operatorsCommand(a)),
 		in(groupCore, auditCommand(a)),

@@ -9,16 +9,16 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// build is what is known about this binary.
-type build struct {
+// program is what is known about this binary.
+type program struct {
 	Version  string `json:"version"`
 	Revision string `json:"revision,omitempty"` // of the source, with + when it was changed
 	Go       string `json:"go"`
 	Platform string `json:"platform"`
 }
 
-func ownVersion() build {
-	b := build{Version: "devel", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+func ownVersion() program {
+	b := program{Version: "devel", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b
