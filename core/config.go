@@ -35,7 +35,13 @@ type Settings struct {
 	// TargetBeats is how many heartbeats a second of the whole fleet are wanted at the most; 0: DefaultTargetBeats. Beyond it devices
 	// are told longer intervals. It should be the same on all nodes.
 	TargetBeats uint32 `yaml:"target_beats,omitempty"`
+	// ContentQuota is what the content of artifacts may take on this node's disk, in bytes; 0: content.DefaultQuota. It should be the
+	// same on all nodes.
+	ContentQuota config.Bytes `yaml:"content_quota,omitempty"`
 }
+
+// minContentQuota has room for an artifact of some size.
+const minContentQuota = 64 << 20
 
 // DefaultTargetBeats is a hundred and fifty thousand devices at the usual 30 s: a core node takes a heartbeat out of a gateway's
 // digest in well under a microsecond, so this is one for the memory that the digests pass through.
@@ -63,6 +69,9 @@ func (s *Settings) Check() error {
 	if s.TargetBeats > pace.MaxTarget {
 		return fmt.Errorf("target_beats: %w: %d is not within 1 and %d", ErrConfig, s.TargetBeats, pace.MaxTarget)
 	}
+	if s.ContentQuota != 0 && s.ContentQuota < minContentQuota {
+		return fmt.Errorf("content_quota: %w: %v is under %v", ErrConfig, s.ContentQuota, config.Bytes(minContentQuota))
+	}
 	return nil
 }
 
@@ -74,6 +83,7 @@ func (s *Settings) Override(by Settings) {
 	s.Cluster = cmp.Or(by.Cluster, s.Cluster)
 	s.ReportPeriod = cmp.Or(by.ReportPeriod, s.ReportPeriod)
 	s.TargetBeats = cmp.Or(by.TargetBeats, s.TargetBeats)
+	s.ContentQuota = cmp.Or(by.ContentQuota, s.ContentQuota)
 	if len(by.APISAN) > 0 {
 		s.APISAN = by.APISAN
 	}
@@ -121,6 +131,7 @@ const (
 	uplinkFile   = "uplink.keys"
 	raftDir      = "raft"
 	historyDir   = "history"
+	contentDir   = "content"
 	joiningFile  = "joining" // the cluster has not taken this node in yet
 	enrollDir    = "enroll"  // of a join that is under way
 )

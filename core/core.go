@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-edge/holdfast/core/api"
+	"github.com/holdfast-edge/holdfast/core/content"
 	"github.com/holdfast-edge/holdfast/core/enroll"
 	"github.com/holdfast-edge/holdfast/core/events"
 	"github.com/holdfast-edge/holdfast/core/history"
@@ -54,6 +55,7 @@ type node struct {
 	tracker *liveness.Tracker
 	peers   *peers
 	store   *store
+	content *content.Keeper
 }
 
 // open takes the data directory and starts the replicated registry. before runs once the store's configuration is complete,
@@ -79,6 +81,9 @@ func open(c Config, before func(raftstore.Config, raftstore.StateMachine) error)
 		return nil, err
 	}
 	n.peers = &peers{name: c.Name, history: h, tracker: n.tracker, wall: c.Wall, log: c.Log}
+	if err := n.openContent(); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
 	rc, err := n.raftConfig()
 	if err == nil && before != nil {
 		if err = before(rc, newReplica(h, new(events.Hub))); err != nil {
@@ -86,12 +91,12 @@ func open(c Config, before func(raftstore.Config, raftstore.StateMachine) error)
 		}
 	}
 	if err != nil {
-		return nil, errors.Join(err, h.Close())
+		return nil, errors.Join(err, n.content.Close(), h.Close())
 	}
 	rep := newReplica(h, n.hub)
 	rs, err := raftstore.Open(rc, rep)
 	if err != nil {
-		return nil, errors.Join(err, h.Close())
+		return nil, errors.Join(err, n.content.Close(), h.Close())
 	}
 	n.store = &store{replica: rep, raft: rs}
 	n.peers.raft.Store(rs)
@@ -165,7 +170,7 @@ func (n *node) raftConfig() (raftstore.Config, error) {
 func (n *node) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
-	return errors.Join(n.store.raft.Shutdown(ctx), n.store.history.Close(), n.lock.Close())
+	return errors.Join(n.store.raft.Shutdown(ctx), n.content.Close(), n.store.history.Close(), n.lock.Close())
 }
 
 // Core is one node of the core, ready to run.
@@ -208,7 +213,7 @@ func New(ctx context.Context, c Config) (_ *Core, err error) {
 		SiteKey: core.keys.SiteKey, TargetBeats: cmp.Or(c.TargetBeats, DefaultTargetBeats),
 	})
 	core.api = api.New(api.Config{
-		Registry: n.store, History: n.store.history, Tracker: core.tracker, Events: n.hub, Node: c.Name, Pin: n.trust.Pin(), Cluster: cluster{core},
+		Registry: n.store, History: n.store.history, Tracker: core.tracker, Events: n.hub, Node: c.Name, Pin: n.trust.Pin(), Cluster: cluster{core}, Content: n.content,
 		Tally: core.tally, Derive: core.keys.Derive, Metrics: []prometheus.Collector{metrics{core}},
 		Authority: core.keys.AuthorityCert(),
 		Sign:      func(h *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(h, core.keys.Authority()) },
@@ -358,6 +363,7 @@ func (c *Core) Run(ctx context.Context) error {
 	g.Go(func() error { return c.announce(gctx) })
 	g.Go(func() error { return c.peers.share(gctx) })
 	g.Go(func() error { return c.peers.catchUp(gctx) })
+	g.Go(func() error { return c.content.Run(gctx) })
 	g.Go(func() error { c.tally.Run(gctx, c.store.Propose, c.Name); return nil })
 	g.Go(func() error {
 		select {

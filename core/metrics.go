@@ -27,6 +27,12 @@ var (
 	descUnreached = describe("sites_unreachable", "Sites all of whose gateways are silent.")
 	descAudit     = describe("audit_records", "Records on the audit trail.")
 	descRefused   = describe("enrollments_refused", "Enrollments that this node refused since it started.")
+	descChunks    = describe("content_chunks", "Chunks of artifacts that this node holds.")
+	descContent   = describe("content_bytes", "Bytes that chunks take on this node's disk.")
+	descQuota     = describe("content_quota_bytes", "Bytes that chunks may take on this node's disk.")
+	descLacking   = describe("content_missing", "Chunks of known artifacts that this node lacks, as of its last look.")
+	descDamaged   = describe("content_damaged", "Chunks that this node found to be damaged since it started.")
+	descFetched   = describe("content_fetched", "Chunks that this node got from other nodes since it started.")
 	descDoubted   = describe("gateway_doubts", "What gateways said to this node, since it started, that cannot be.")
 )
 
@@ -34,6 +40,7 @@ var (
 func (m metrics) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLeader, descTerm, descCommitted, descApplied, descMembers, descCatching, descDevices, descGateways, descUnreached, descAudit, descRefused, descDoubted,
+		descChunks, descContent, descQuota, descLacking, descDamaged, descFetched,
 	} {
 		out <- d
 	}
@@ -77,6 +84,13 @@ func (m metrics) Collect(out chan<- prometheus.Metric) {
 	gauge(descGateways, float64(connected))
 	gauge(descUnreached, float64(unreachable))
 	gauge(descAudit, float64(v.Audit().Count))
+	content := m.c.content.Stats()
+	gauge(descChunks, float64(content.Chunks))
+	gauge(descContent, float64(content.Bytes))
+	gauge(descQuota, float64(content.Quota))
+	gauge(descLacking, float64(content.Missing))
+	out <- prometheus.MustNewConstMetric(descDamaged, prometheus.CounterValue, float64(content.Damaged))
+	out <- prometheus.MustNewConstMetric(descFetched, prometheus.CounterValue, float64(content.Fetched))
 	out <- prometheus.MustNewConstMetric(descRefused, prometheus.CounterValue, float64(m.c.enroll.Refused()))
 	out <- prometheus.MustNewConstMetric(descDoubted, prometheus.CounterValue, float64(m.c.sites.Doubted()))
 }

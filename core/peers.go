@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/holdfast-edge/holdfast/core/content"
 	"github.com/holdfast-edge/holdfast/core/history"
 	"github.com/holdfast-edge/holdfast/core/liveness"
 	"github.com/holdfast-edge/holdfast/raftstore"
@@ -21,6 +22,7 @@ const (
 	methodPresence = raftstore.FirstMethod + iota // sharedPresence; answered with nothing
 	methodHistory                                 // historyRequest; answered with a chunk of the history
 	methodState                                   // nothing; answered with peerState
+	methodContent                                 // and those behind it: see content.Call
 )
 
 // sharedPresence is what a node tells of the gateways that are connected to it.
@@ -53,6 +55,7 @@ const (
 type peers struct {
 	name    string
 	history *history.Store
+	content *content.Keeper
 	tracker *liveness.Tracker
 	wall    func() time.Time
 	log     *slog.Logger
@@ -62,7 +65,7 @@ type peers struct {
 var errStarting = errors.New("the node is starting")
 
 // handle answers a call of another node. It is a raftstore.Config's Handler.
-func (p *peers) handle(_ context.Context, from string, method uint8, body []byte) ([]byte, error) {
+func (p *peers) handle(ctx context.Context, from string, method uint8, body []byte) ([]byte, error) {
 	switch method {
 	case methodPresence:
 		var m sharedPresence
@@ -88,6 +91,9 @@ func (p *peers) handle(_ context.Context, from string, method uint8, body []byte
 		}
 		_, _, _, gap := p.history.Missing()
 		return wire.Marshal(peerState{Applied: r.Status().AppliedIndex, CatchingUp: gap})
+	}
+	if method >= methodContent {
+		return p.content.Handle(ctx, content.Call(method-methodContent), body)
 	}
 	return nil, fmt.Errorf("method %d is not known to this build: %w", method, wire.ErrMalformed)
 }

@@ -48,6 +48,7 @@ func (f *flags) add(fs *pflag.FlagSet) {
 	fs.StringVar(&f.s.Cluster, "cluster", "", "host:port (TCP) where the other core nodes reach this node")
 	fs.DurationVar(&f.s.ReportPeriod, "report-period", 0, "how often gateways report heartbeats, 1s to 10m (default 10s)")
 	fs.Uint32Var(&f.s.TargetBeats, "target-beats", 0, "heartbeats a second of the whole fleet, beyond which devices are told longer intervals; the same on all nodes (default 5000)")
+	fs.TextVar(&f.s.ContentQuota, "content-quota", f.s.ContentQuota, "disk that the content of artifacts may take on this node, such as 64GiB (default 32GiB)")
 	fs.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 }
 

@@ -90,6 +90,8 @@ var rules = []rule{
 	{route: "GET /v1/audit/export", least: adminRole, about: fleet},
 	{route: "GET /v1/cluster", least: viewer, about: fleet},
 	{route: "DELETE /v1/cluster/nodes/core-2", least: adminRole, about: fleet},
+	{route: "POST /v1/content", least: operatorRole, about: fleet, body: goodBodies["put-content"]},
+	{route: "POST /v1/content/missing", least: operatorRole, about: fleet, body: goodBodies["ask-content"]},
 	{route: "POST /v1/cluster/snapshot", least: adminRole, about: fleet},
 	{route: "POST /v1/cluster/transfer-leadership", least: adminRole, about: fleet, body: `{}`},
 }
@@ -401,7 +403,7 @@ func TestRevokedOnANodeThatLags(t *testing.T) {
 		target := strings.ReplaceAll(concrete(rt.Path), someDevice, m.id.String())
 		body := map[string]string{
 			"create-token": `{"kind":"device","site":"plant-7"}`, "create-operator": `{"name":"x","role":"admin"}`, "set-device": `{"heartbeat_interval":"5s"}`,
-			"set-tags": `{"set":{"a":"b"}}`, "set-site": `{}`, "revoke-gateway": `{}`,
+			"set-tags": `{"set":{"a":"b"}}`, "set-site": `{}`, "revoke-gateway": `{}`, "ask-content": goodBodies["ask-content"], "put-content": goodBodies["put-content"],
 		}[rt.OperationID]
 		w := c.do(as(bearer, request(rt.Method, target, body)))
 		if p := problem(t, w, http.StatusUnauthorized); p.Type != v1.ProblemUnauthorized || w.Header().Get("WWW-Authenticate") == "" {

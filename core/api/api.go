@@ -20,11 +20,13 @@ import (
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
 	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/content"
 	"github.com/holdfast-edge/holdfast/core/events"
 	"github.com/holdfast-edge/holdfast/core/history"
 	"github.com/holdfast-edge/holdfast/core/liveness"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/core/tally"
+	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
@@ -57,6 +59,16 @@ type Cluster interface {
 	Transfer(ctx context.Context, to string) error
 }
 
+// Content is what artifacts consist of, on all nodes of the core. Errors are those of package content, wrapped.
+type Content interface {
+	// Put stores chunks, and returns when a majority of the nodes have them on their disks.
+	Put(ctx context.Context, v content.Verified) error
+	// Lacking returns those of the chunks that are not known to be on the disks of a majority, and touches the others.
+	Lacking(ctx context.Context, list []wire.Digest) ([]wire.Digest, error)
+	// Join puts the parts of a manifest together and holds them against its digest.
+	Join(ctx context.Context, parts []wire.Digest, d wire.Digest) ([]byte, error)
+}
+
 // Config of New. All fields but Metrics are required.
 type Config struct {
 	Registry Registry
@@ -65,6 +77,7 @@ type Config struct {
 	Events   *events.Hub
 	Node     string // this node's name
 	Cluster  Cluster
+	Content  Content
 	Tally    *tally.Book // takes refusals and uses; its owner runs it
 	Pin      ident.KeyID // id of the fleet root's key, which new tokens carry
 

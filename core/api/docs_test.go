@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/holdfast-edge/holdfast/core/content/pack"
 	"github.com/holdfast-edge/holdfast/core/registry"
 )
 
@@ -47,10 +48,13 @@ func limitsTable() string {
 		{"failed authentications of one source", fmt.Sprintf("%d at once, then one in %.0f s", l.failuresBurst, 1/float64(l.failures)), "429, with a good token too"},
 		{"requests of one operator", fmt.Sprintf("%d at once, then %.0f a second", l.requestsBurst, float64(l.requests)), "429"},
 		{"requests that a node serves at a time", fmt.Sprintf("%d, of one operator %d", l.inFlight, l.inFlightEach), "503 busy"},
+		{"uploads that a node serves at a time", fmt.Sprintf("%d, of one operator %d", l.uploads, l.uploadsEach), "503 busy"},
 		{"streams that are open on a node", fmt.Sprintf("%d, of one operator %d", l.streams, l.streamsEach), "503 busy"},
 		{"body", fmt.Sprintf("%d bytes, nested at most %d levels", maxBody, maxDepth), "413, 400"},
+		{"body of `POST /v1/content`", fmt.Sprintf("%d bytes", pack.Max), "413"},
+		{"body of `POST /v1/content/missing`", fmt.Sprintf("%d bytes, %d digests", maxAsk, maxAsked), "413, 422"},
 		{"header", fmt.Sprintf("%d fields", maxHeaders), "431"},
-		{"time for a request", fmt.Sprintf("%v, for changes of the core's members and snapshots %v", requestTime, clusterTime), "503 or 504"},
+		{"time for a request", fmt.Sprintf("%v, for changes of the core's members and snapshots %v, for uploads %v and as long again for the body", requestTime, clusterTime, uploadTime), "503 or 504"},
 		{"time for a client to take one piece of a stream", streamWrite.String(), "the connection is cut"},
 		{"time between two signs of life on an event stream", keepAlive.String(), ""},
 		{

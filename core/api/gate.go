@@ -29,10 +29,12 @@ type gate struct {
 	*throttler
 	mux   *http.ServeMux
 	going *places // requests that are served, but for streams
+	large *places // the same of those with large bodies
 }
 
 func newGate(s *server, mux *http.ServeMux, most limits) *gate {
-	g := &gate{server: s, throttler: newThrottler(most), mux: mux, going: &places{most: most.inFlight, each: most.inFlightEach}}
+	g := &gate{server: s, throttler: newThrottler(most), mux: mux, going: &places{most: most.inFlight, each: most.inFlightEach},
+		large: &places{most: most.uploads, each: most.uploadsEach}}
 	s.metrics.watch("holdfast_api_requests_in_flight", "Requests that are being served, but for streams.", g.going)
 	return g
 }
@@ -136,16 +138,23 @@ func (g *gate) enter(w *writer, r *http.Request, t *ticket) (free func(), err er
 	if t.route.time == 0 {
 		return nothing, nil
 	}
-	if !g.going.take(t.who.ID) {
+	room := g.going
+	if t.route.large() {
+		room = g.large
+	}
+	if !room.take(t.who.ID) {
 		return nil, later(v1.ProblemBusy, "this node serves as many requests as it can at a time: try again, or ask another node")
 	}
 	who := t.who.ID
-	return func() { g.going.free(who) }, nil
+	return func() { room.free(who) }, nil
 }
 
 // prepare returns the request as the routes may see it, or why they may not.
 func (g *gate) prepare(w *writer, r *http.Request, t *ticket) (_ *http.Request, err error) {
 	if d := t.route.time; d > requestTime {
+		if t.route.large() {
+			d += t.route.bodyTime()
+		}
 		if err := http.NewResponseController(w).SetWriteDeadline(t.begun.Add(d + writeSlack)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 			return r, fmt.Errorf("bound the answer's time: %w", err)
 		}
@@ -157,7 +166,7 @@ func (g *gate) prepare(w *writer, r *http.Request, t *ticket) (_ *http.Request, 
 	if err != nil {
 		return r, err
 	}
-	body, err := readBody(w, r)
+	body, err := readBody(w, r, t.route)
 	if err != nil {
 		return r, err
 	}
@@ -224,7 +233,7 @@ func canonicalQuery(u *url.URL) (*url.URL, error) {
 }
 
 // readBody reads the whole body within its limits of size and time.
-func readBody(w *writer, r *http.Request) ([]byte, error) {
+func readBody(w *writer, r *http.Request, rt *route) ([]byte, error) {
 	if r.Body == nil || r.Body == http.NoBody {
 		return nil, nil
 	}
@@ -232,15 +241,15 @@ func readBody(w *writer, r *http.Request) ([]byte, error) {
 		return nil, newProblem(http.StatusUnsupportedMediaType, v1.ProblemInvalid, "header.Content-Encoding", "is not taken: send the body as it is")
 	}
 	rc := http.NewResponseController(w)
-	if err := rc.SetReadDeadline(time.Now().Add(requestTime)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := rc.SetReadDeadline(time.Now().Add(rt.bodyTime())); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return nil, fmt.Errorf("bound the body's time: %w", err)
 	}
-	b, err := io.ReadAll(http.MaxBytesReader(w.ResponseWriter, r.Body, maxBody))
+	b, err := io.ReadAll(http.MaxBytesReader(w.ResponseWriter, r.Body, rt.most))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, newProblem(http.StatusRequestEntityTooLarge, v1.ProblemTooLarge, "body", fmt.Sprintf("is over %d bytes", maxBody))
+		return nil, newProblem(http.StatusRequestEntityTooLarge, v1.ProblemTooLarge, "body", fmt.Sprintf("is over %d bytes", rt.most))
 	}
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
-		return nil, newProblem(http.StatusRequestTimeout, v1.ProblemInvalid, "body", fmt.Sprintf("did not arrive within %v", requestTime))
+		return nil, newProblem(http.StatusRequestTimeout, v1.ProblemInvalid, "body", fmt.Sprintf("did not arrive within %v", rt.bodyTime()))
 	}
 	if err != nil {
 		return nil, newProblem(http.StatusBadRequest, v1.ProblemInvalid, "body", "ended early")

@@ -22,11 +22,13 @@ import (
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
 	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/content"
 	"github.com/holdfast-edge/holdfast/core/events"
 	"github.com/holdfast-edge/holdfast/core/history"
 	"github.com/holdfast-edge/holdfast/core/liveness"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/core/tally"
+	"github.com/holdfast-edge/holdfast/internal/disk/simdisk"
 	"github.com/holdfast-edge/holdfast/raftstore"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
@@ -73,6 +75,23 @@ type core struct {
 
 	book      *tally.Book
 	deriveKey []byte
+	disk      *simdisk.Disk // of the content
+	away      int           // guarded by mu: nodes of the core that are there beside this one, and do not answer
+}
+
+// alone is the core as the keeper of its content sees it.
+type alone struct{ *core }
+
+// Members implements content.Cluster.
+func (a alone) Members() content.Members {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return content.Members{Self: "core-1", Voters: []string{"core-1", "core-2", "core-3"}[:1+a.away]}
+}
+
+// Call implements content.Cluster.
+func (alone) Call(context.Context, string, content.Call, []byte) ([]byte, error) {
+	return nil, raftstore.ErrUnreachable
 }
 
 func newCore(tb testing.TB) *core {
@@ -94,7 +113,7 @@ func newCoreWith(tb testing.TB, role string, most limits) *core {
 	})
 	c := &core{
 		t: tb, history: h, hub: new(events.Hub), tracker: liveness.New(10 * time.Second), log: new(bytes.Buffer),
-		state: registry.New(), now: start, deriveKey: []byte("k"),
+		state: registry.New(), now: start, deriveKey: []byte("k"), disk: simdisk.New(1),
 	}
 	log := slog.New(slog.NewJSONHandler(c.log, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	c.book = tally.New(c.wall, log)
@@ -110,6 +129,17 @@ func newCoreWith(tb testing.TB, role string, most limits) *core {
 			return c.ready
 		},
 	}
+	store, err := content.Open("content", content.Options{FS: c.disk, Quota: 1 << 20})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	keeper := content.NewKeeper(store, alone{c}, content.KeeperOptions{})
+	tb.Cleanup(func() {
+		if err := keeper.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	cfg.Content = keeper
 	c.server, c.handler = build(cfg, most)
 	c.commit(&command.Init{
 		Fleet: "acme", IntervalMS: 30_000, Node: command.CoreNode{Name: "core-1"},
@@ -412,9 +442,17 @@ func request(method, target, body string) *http.Request {
 	r := httptest.NewRequest(method, target, rd)
 	r.Header.Set("Authorization", "Bearer "+adminToken)
 	if body != "" {
-		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Content-Type", contentType(target))
 	}
 	return r
+}
+
+// contentType is what the bodies of a route are.
+func contentType(path string) string {
+	if path == "/v1/content" {
+		return octets
+	}
+	return "application/json"
 }
 
 // do serves a request in-process.

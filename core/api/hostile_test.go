@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/holdfast-edge/holdfast/core/content/pack"
+	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
@@ -44,6 +46,8 @@ var goodBodies = map[string]string{
 	"create-operator":     `{"name":"a","role":"viewer","sites":["plant-7"],"ttl":"1h"}`,
 	"transfer-leadership": `{"to":"core-1"}`,
 	"revoke-gateway":      `{"reason":"stolen"}`,
+	"ask-content":         `{"digests":["` + wire.DigestOf([]byte("x")).String() + `"]}`,
+	"put-content":         string(pack.Append(nil, piece("x"))),
 }
 
 // text is a piece of text from a small grammar: what parsers stumble over, between letters and digits.
@@ -182,6 +186,9 @@ func (h *hostile) bodies() {
 		h.add(hostileRequest{why: "cut off", body: h.good[:i]})
 		h.add(hostileRequest{why: "a byte too many", body: h.good[:i] + []string{"\x00", "\xff", "\x1f"}[h.rng.IntN(3)] + h.good[i:]})
 	}
+	if !json.Valid([]byte(h.good)) {
+		return
+	}
 	var fields map[string]any
 	if err := json.Unmarshal([]byte(h.good), &fields); err != nil {
 		panic(err)
@@ -231,7 +238,7 @@ func (h *hostile) send(c *core, q *hostileRequest) *httptest.ResponseRecorder {
 	}
 	r.URL.RawQuery = q.query
 	r.Header.Set("Authorization", "Bearer "+adminToken)
-	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Content-Type", contentType(path))
 	if q.change != nil {
 		q.change(r.Header)
 	}

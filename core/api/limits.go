@@ -18,6 +18,8 @@ const (
 	requestTime = 10 * time.Second
 	// clusterTime is the deadline of requests that a change of the core's members or a snapshot keeps waiting.
 	clusterTime = 60 * time.Second
+	// uploadTime is the deadline for the body of an upload, over some Mbit/s, and then that for what is done with it.
+	uploadTime = 30 * time.Second
 	// writeSlack is how much longer than its request an answer may take to leave, at the client's pace.
 	writeSlack = 10 * time.Second
 	// authTime bounds how long a token that this node does not know may wait for news of it.
@@ -36,6 +38,8 @@ type limits struct {
 	requestsBurst int        // so many at once
 	inFlight      int        // requests that are served at a time, but for streams
 	inFlightEach  int        // the same of one operator
+	uploads       int        // requests with bodies over maxBody that are served at a time: each is in memory
+	uploadsEach   int        // the same of one operator
 	streams       int        // answers without an end that are open at a time: each holds a connection and a queue
 	streamsEach   int        // the same of one operator
 }
@@ -43,7 +47,7 @@ type limits struct {
 // defaultLimits are documented in docs/api.md; a test compares.
 var defaultLimits = limits{
 	failures: 0.2, failuresBurst: 20, lookups: 0.2, lookupsBurst: 3, allLookups: 10, allBurst: 20,
-	requests: 200, requestsBurst: 400, inFlight: 256, inFlightEach: 64, streams: 64, streamsEach: 16,
+	requests: 200, requestsBurst: 400, inFlight: 256, inFlightEach: 64, uploads: 8, uploadsEach: 4, streams: 64, streamsEach: 16,
 }
 
 // A throttler bounds how often sources fail and operators ask.

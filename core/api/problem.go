@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/core/content"
 	"github.com/holdfast-edge/holdfast/core/history"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/raftstore"
@@ -77,10 +78,15 @@ func (s *server) problem(ctx context.Context, t *ticket, rt *route, err error) e
 	case errors.Is(err, raftstore.ErrUnknownOutcome):
 		// Beside it may be the error of the context or of the store, so this comes first.
 		return unknownOutcome()
+	case errors.Is(err, content.ErrNoMajority), errors.Is(err, content.ErrUnreached): // with the reasons of single nodes beside it
+		return contentProblem(err)
 	case errors.Is(err, raftstore.ErrUnreachable) && rt != nil && rt.changes():
 		return unknownOutcome()
 	case errors.Is(err, registry.ErrUnauthenticated):
 		return unauthorized(registry.ErrUnauthenticated.Error())
+	}
+	if p := contentProblem(err); p != nil {
+		return p
 	}
 	if p := refused(err); p != nil {
 		return p

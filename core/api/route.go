@@ -21,6 +21,7 @@ type route struct {
 	local  bool          // answered from what this node knows, without asking the majority
 	tagged bool          // its subject has an ETag
 	body   bool          // it takes one
+	most   int64         // bytes of it
 }
 
 // changes tells whether the route is for changes.
@@ -31,7 +32,7 @@ func (rt *route) pattern() string { return rt.Method + " " + rt.Path }
 
 // on begins a route.
 func on(method, path, id, summary string) *route {
-	rt := &route{time: requestTime}
+	rt := &route{time: requestTime, most: maxBody}
 	rt.Operation = huma.Operation{
 		OperationID: id, Method: method, Path: path, Summary: summary,
 		Errors: []int{
@@ -97,6 +98,29 @@ func (rt *route) within(d time.Duration) *route {
 	return rt
 }
 
+// upload marks a route that takes a body of up to most bytes, and time for it. Few such requests are served at a time.
+func (rt *route) upload(most int64) *route {
+	rt.most, rt.MaxBodyBytes = most, most+1
+	return rt.within(uploadTime)
+}
+
+// full marks a route that answers 507 when there is no room.
+func (rt *route) full() *route {
+	rt.Errors = append(rt.Errors, http.StatusInsufficientStorage)
+	return rt
+}
+
+// large tells whether the route takes bodies of which only few have room.
+func (rt *route) large() bool { return rt.most > maxBody }
+
+// bodyTime is how long a request's body may take to arrive.
+func (rt *route) bodyTime() time.Duration {
+	if rt.large() {
+		return uploadTime
+	}
+	return requestTime
+}
+
 // endless marks a stream, whose answer is text of the content type in which each part is a model.
 func (rt *route) endless() *route { return rt.within(0) }
 
@@ -117,6 +141,8 @@ type call struct {
 func add[I, O any](s *server, rt *route, a access, handle func(context.Context, *call, *I) (*O, error)) {
 	rt.access = a
 	_, rt.body = reflect.TypeFor[I]().FieldByName("Body")
+	_, raw := reflect.TypeFor[I]().FieldByName("RawBody")
+	rt.body = rt.body || raw
 	if a.public {
 		rt.Security, rt.Errors = []map[string][]string{}, []int{http.StatusServiceUnavailable}
 	}

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/core/content/pack"
 )
 
 // routes is the table of all routes: what each is, and what it takes to use it. docs/api.md shows it; a test compares.
@@ -17,6 +18,9 @@ func (s *server) routes() {
 	add(s, on(post, "/v1/devices/{id}/release", "release-device", "End a device's quarantine").missable().has(), operate(theDevice), s.releaseDevice)
 	add(s, on(get, "/v1/devices/{id}/history", "list-history", "What a device stated, in the order in which it did").missable().says(historyText), see(theDevice), s.listHistory)
 	add(s, on(get, "/v1/devices/{id}/presence", "list-presence", "When a device was online").missable().says(presenceText), see(theDevice), s.listPresence)
+
+	add(s, on(post, "/v1/content/missing", "ask-content", "Ask which chunks the core lacks").says(contentText).upload(maxAsk), operate(theFleet), s.askContent)
+	add(s, on(post, "/v1/content", "put-content", "Send chunks").says(contentText+" "+packText).upload(pack.Max).full(), operate(theFleet), s.putContent)
 
 	add(s, on(get, "/v1/tokens", "list-tokens", "List enrollment tokens in order of id"), see(whatISee), s.listTokens)
 	add(s, on(post, "/v1/tokens", "create-token", "Make an enrollment token").makes(), operate(newToken), s.createToken)

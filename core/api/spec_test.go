@@ -79,7 +79,7 @@ func TestOpenAPIListsEveryRoute(t *testing.T) {
 		"GET /openapi.json", "GET /readyz", "GET /v1/audit", "GET /v1/audit/export", "GET /v1/audit/head", "GET /v1/cluster", "GET /v1/devices",
 		"GET /v1/devices/{id}", "GET /v1/devices/{id}/history", "GET /v1/devices/{id}/presence", "GET /v1/events", "GET /v1/gateways", "GET /v1/gateways/{site}/{name}",
 		"GET /v1/operators", "GET /v1/operators/{id}", "GET /v1/sites", "GET /v1/sites/{name}", "GET /v1/tokens", "GET /v1/tokens/{id}", "GET /v1/whoami", "PATCH /v1/devices/{id}",
-		"PATCH /v1/devices/{id}/tags", "POST /v1/cluster/snapshot", "POST /v1/cluster/transfer-leadership", "POST /v1/devices/{id}/release",
+		"PATCH /v1/devices/{id}/tags", "POST /v1/cluster/snapshot", "POST /v1/cluster/transfer-leadership", "POST /v1/content", "POST /v1/content/missing", "POST /v1/devices/{id}/release",
 		"POST /v1/gateways/{site}/{name}/revoke", "POST /v1/operators", "POST /v1/tokens", "PUT /v1/sites/{name}",
 	}
 	if got := d.routes(); !slices.Equal(got, want) {
@@ -189,7 +189,7 @@ func TestOnlyRequestsAreClosed(t *testing.T) {
 	d, _ := openapi(t, newCore(t))
 	for name, raw := range d.Components.Schemas {
 		closed := strings.Contains(string(raw), `"additionalProperties":false`)
-		if want := name == "CreateToken" || name == "CreateOperator" || name == "TransferLeadership" || name == "RevokeGateway" || strings.HasPrefix(name, "Set"); closed != want {
+		if want := name == "CreateToken" || name == "CreateOperator" || name == "TransferLeadership" || name == "RevokeGateway" || name == "AskContent" || name == "AddArtifact" || strings.HasPrefix(name, "Set"); closed != want {
 			t.Errorf("schema %s: closed %v, want %v", name, closed, want)
 		}
 		if strings.Contains(string(raw), `"type":["array","null"]`) && name != "ErrorModel" {

@@ -27,3 +27,20 @@ func open(d wire.Digest, stored []byte) ([]byte, error) {
 	}
 	return artifact.OpenChunk(d, codec, data)
 }
+
+// split cuts packs of at most most bytes, or of one chunk.
+func (v Verified) split(most int) (packs [][]byte) {
+	var b []byte
+	for i := range v.chunks {
+		c := &v.chunks[i]
+		if len(b) > 0 && len(b)+c.Size() > most {
+			packs = append(packs, b)
+			b = nil
+		}
+		b = pack.Append(b, *c)
+	}
+	if len(b) > 0 {
+		packs = append(packs, b)
+	}
+	return packs
+}

@@ -26,6 +26,8 @@ const (
 	ProblemMethod         = "urn:holdfast:problem:method"          // 405: the Allow header says which
 	ProblemConflict       = "urn:holdfast:problem:conflict"        // 409: the state changed meanwhile, nothing was done
 	ProblemReused         = "urn:holdfast:problem:key-reused"      // 409: the idempotency key belongs to another request
+	ProblemContent        = "urn:holdfast:problem:content-missing" // 409: the core lacks content that the request needs; POST /v1/content/missing says what
+	ProblemFull           = "urn:holdfast:problem:content-full"    // 507: there is no room for more content
 	ProblemPrecondition   = "urn:holdfast:problem:precondition"    // 412: the record is not the one that If-Match names
 	ProblemLimited        = "urn:holdfast:problem:too-many"        // 429: too many requests or failed attempts; Retry-After says when
 	ProblemNotLeader      = "urn:holdfast:problem:not-leader"      // 503: nothing was done; the detail names the leader
