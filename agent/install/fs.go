@@ -66,7 +66,6 @@ func (r rooted) Mkdir(name string) error                     { return r.root.Mkd
 func (r rooted) Symlink(target, name string) error           { return r.root.Symlink(target, name) }
 func (r rooted) Rename(from, to string) error                { return r.root.Rename(from, to) }
 func (r rooted) Remove(name string) error                    { return r.root.Remove(name) }
-func (r rooted) Chmod(name string, mode fs.FileMode) error   { return r.root.Chmod(name, mode) }
 func (r rooted) Close() error                                { return r.root.Close() }
 func (r rooted) Open(name string) (File, error)              { return r.regular(name, os.O_RDONLY) }
 func (r rooted) SyncDir(name string) error                   { return r.dir(name, (*os.File).Sync) }
@@ -131,6 +130,19 @@ func (r rooted) regular(name string, flag int) (File, error) {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// Chmod works on what it has opened, where it may. The system call that needs no opening is newer than the filters of system calls that
+// many systemd have, which then refuse it.
+func (r rooted) Chmod(name string, mode fs.FileMode) error {
+	f, err := r.root.OpenFile(name, unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrPermission) {
+		return r.root.Chmod(name, mode)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(mode), f.Close())
 }
 
 func (r rooted) Exchange(a, b string) error {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -120,6 +121,9 @@ func (s *Slot) begin() error {
 		return fmt.Errorf("layout %.20q, this agent knows %q: %w; a newer agent made it: install that one again", b, layout, ErrLayout)
 	}
 	if fresh {
+		if err := syncParent(s.dir); err != nil { // first, so that whoever finds a layout need not
+			return err
+		}
 		if err := replace(s.fs, ".", layoutFile, []byte(layout+"\n")); err != nil {
 			return err
 		}
@@ -130,9 +134,6 @@ func (s *Slot) begin() error {
 		}
 	}
 	if err := s.fs.SyncDir("."); err != nil {
-		return err
-	}
-	if err := syncParent(s.dir); err != nil {
 		return err
 	}
 	return s.empty(trashDir)
@@ -213,6 +214,7 @@ func (s *Slot) prune(kept map[string]bool) error {
 		if err != nil {
 			return err
 		}
+		slices.SortFunc(list, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) }) // a release goes before its manifest
 		for _, e := range list {
 			if name, _ := strings.CutSuffix(e.Name(), manifestSuffix); kept[name] {
 				continue

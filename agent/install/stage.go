@@ -18,7 +18,8 @@ type Progress struct {
 }
 
 // Stage makes a release: it ends with the release under its name, complete, verified and durable, or with an error and nothing under it. It may
-// be repeated after any error and any crash, and then fetches nothing that the disk has. progress, which may be nil, is called often.
+// be repeated after any error and any crash, and then fetches nothing that the disk has. progress, which may be nil, is called often. When ctx
+// ends, its error is returned as it is.
 //
 // A release that is there already is verified; one that does not verify is made anew beside it and takes its place at once. When the disk
 // is full, what was staged is kept only if the reserve is free without it: what runs needs the room more than the next try does.
@@ -32,7 +33,7 @@ func (s *Slot) Stage(ctx context.Context, d wire.Digest, m *artifact.Manifest, m
 	switch err := s.Verify(ctx, d); {
 	case err == nil:
 		return onDisk(s.sweep(d), "staging of %s", d.Short())
-	case ReasonOf(err) != ReasonDrift:
+	case ctx.Err() != nil || ReasonOf(err) != ReasonDrift:
 		return err
 	}
 	if progress == nil {
@@ -40,6 +41,9 @@ func (s *Slot) Stage(ctx context.Context, d wire.Digest, m *artifact.Manifest, m
 	}
 	st := &stage{Slot: s, d: d, m: m, dir: staging(d), fetcher: f, tell: progress}
 	err := onDisk(st.run(ctx, manifestBytes), "stage %s", d.Short())
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
 	if ReasonOf(err) == ReasonNoSpace {
 		err = errors.Join(err, s.relieve(d))
 	}

@@ -66,7 +66,11 @@ func (s *Slot) Verify(ctx context.Context, d wire.Digest) error {
 	case info.Mode().Perm() != rootMode:
 		drift.add(&drift.Changed, ".")
 	}
-	if err := s.compare(ctx, m, drift); err != nil {
+	err = s.compare(ctx, m, drift)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
 		return onDisk(err, "verify %s", d.Short())
 	}
 	if !drift.none() {
