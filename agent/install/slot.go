@@ -242,7 +242,7 @@ func (s *Slot) discard(name string) error {
 		return nil
 	case err != nil:
 		return err
-	case info.IsDir() && info.Mode().Perm() != dirMode: // a directory that is moved elsewhere must be one that can be written
+	case info.IsDir() && info.Mode().Perm()&dirMode != dirMode: // a directory that is moved elsewhere must be one that can be written
 		if err := s.fs.Chmod(name, dirMode); err != nil {
 			return err
 		}
