@@ -215,9 +215,10 @@ func New(ctx context.Context, c Config) (_ *Core, err error) {
 	core.api = api.New(api.Config{
 		Registry: n.store, History: n.store.history, Tracker: core.tracker, Events: n.hub, Node: c.Name, Pin: n.trust.Pin(), Cluster: cluster{core}, Content: n.content,
 		Tally: core.tally, Derive: core.keys.Derive, Metrics: []prometheus.Collector{metrics{core}},
-		Authority: core.keys.AuthorityCert(),
-		Sign:      func(h *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(h, core.keys.Authority()) },
-		Ready:     core.ready, Version: c.Version, Wall: c.Wall, Log: c.Log,
+		Authority:      core.keys.AuthorityCert(),
+		Sign:           func(h *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(h, core.keys.Authority()) },
+		SignPublishers: core.keys.SealPublishers,
+		Ready:          core.ready, Version: c.Version, Wall: c.Wall, Log: c.Log,
 	})
 	return core, core.openPorts()
 }

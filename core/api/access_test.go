@@ -64,6 +64,15 @@ var rules = []rule{
 	{route: "PATCH /v1/devices/{device}", least: operatorRole, about: atSite, body: `{"heartbeat_interval":"5s"}`},
 	{route: "PATCH /v1/devices/{device}/tags", least: operatorRole, about: atSite, body: `{"set":{"line":"3"}}`},
 	{route: "POST /v1/devices/{device}/release", least: operatorRole, about: atSite},
+	{route: "GET /v1/devices/{device}/explain", least: viewer, about: atSite},
+	{route: "PUT /v1/devices/{idle}/slots/app", least: operatorRole, about: atSite, body: `{"artifact":"app@1.1"}`},
+	{route: "DELETE /v1/devices/{idle}/slots/old", least: operatorRole, about: atSite},
+	{route: "POST /v1/devices/{idle}/slots/old/retry", least: operatorRole, about: atSite},
+	{route: "GET /v1/artifacts", least: viewer, about: own},
+	{route: "GET /v1/artifacts/app@1.1", least: viewer, about: own},
+	{route: "DELETE /v1/artifacts/app@1.1", least: operatorRole, about: fleet},
+	{route: "GET /v1/publishers", least: viewer, about: own},
+	{route: "POST /v1/publishers", least: adminRole, about: fleet, body: `{"sealed":"{nextset}"}`, status: 201},
 	{route: "GET /v1/sites", least: viewer, about: own},
 	{route: "GET /v1/sites/{site}", least: viewer, about: atSite},
 	{route: "PUT /v1/sites/{site}", least: operatorRole, about: atSite, body: `{"heartbeat_interval":"5s"}`},
@@ -120,6 +129,9 @@ func newScene(t *testing.T) *scene {
 	t.Helper()
 	s := &scene{core: newCore(t), fill: make(map[string]*strings.Replacer)}
 	s.join("core-2")
+	s.publishing()
+	s.artifact("app", 1)
+	old := s.artifact("old", 1)
 	coreToken := seal.NewToken(ident.KeyID{}).ID
 	s.commit(&command.CreateToken{By: byAdmin, ID: coreToken, Public: []byte{1}, Kind: seal.KindCore, TTLMS: 3_600_000, Uses: 1})
 	for _, site := range []string{ownSite, otherSite} {
@@ -130,7 +142,9 @@ func newScene(t *testing.T) *scene {
 				Device: d, Online: true, AtMS: start.UnixMilli(), Attach: &command.Attach{Start: 1, Run: uint64(run), Session: 1},
 			}}})
 		}
-		s.fill[site] = strings.NewReplacer("{device}", d.String(), "{site}", site, "{gatewayof}", s.gateway(site, "gw-x"), "{devicetoken}", tok.String(),
+		idle := s.enroll(tok).id
+		s.commit(&command.Assign{By: byAdmin, Device: idle, Slot: "old", Verb: command.VerbSet, Artifact: old})
+		s.fill[site] = strings.NewReplacer("{idle}", idle.String(), "{nextset}", nextSet(s.t), "{device}", d.String(), "{site}", site, "{gatewayof}", s.gateway(site, "gw-x"), "{devicetoken}", tok.String(),
 			"{gatewaytoken}", s.token(seal.KindGateway, site).String(), "{coretoken}", coreToken.String())
 	}
 	for role, rank := range map[registry.Role]int{registry.RoleViewer: viewer, registry.RoleOperator: operatorRole, registry.RoleAdmin: adminRole} {
@@ -268,6 +282,10 @@ func TestEveryRouteIsDeclared(t *testing.T) {
 		method, path, _ := strings.Cut(rules[i].route, " ")
 		for _, part := range []struct{ from, to string }{
 			{"{device}", "{id}"},
+			{"{idle}", "{id}"},
+			{"slots/app", "slots/{slot}"},
+			{"slots/old", "slots/{slot}"},
+			{"artifacts/app@1.1", "artifacts/{id}"},
 			{"{site}", "{name}"},
 			{"{gatewayof}", "{site}/{name}"},
 			{"{devicetoken}", "{id}"},
@@ -322,7 +340,7 @@ func TestUndeclaredRoutesAreRefused(t *testing.T) {
 func TestForeignIsAsIfMissing(t *testing.T) {
 	s := newScene(t)
 	bearer := s.operator("op-7", registry.RoleAdmin, ownSite)
-	missing := strings.NewReplacer("{device}", noDevice, "{site}", "plant-0", "{gatewayof}", "plant-0/gw-x", "{devicetoken}", "00000000000000ff")
+	missing := strings.NewReplacer("{device}", noDevice, "{idle}", noDevice, "{site}", "plant-0", "{gatewayof}", "plant-0/gw-x", "{devicetoken}", "00000000000000ff")
 	n := 0
 	for i := range rules {
 		r := &rules[i]
@@ -375,8 +393,8 @@ func TestListsLeaveOut(t *testing.T) {
 		target              string
 		limited, plain, all int
 	}{
-		{"/v1/devices", 1, 2, 2},
-		{"/v1/devices?site=" + otherSite, 0, 1, 1},
+		{"/v1/devices", 2, 4, 4},
+		{"/v1/devices?site=" + otherSite, 0, 2, 2},
 		{"/v1/sites", 1, 2, 2},
 		{"/v1/gateways", 2, 4, 4},
 		{"/v1/tokens", 4, 8, 10}, // for devices and gateways of each site; of core nodes
@@ -404,6 +422,7 @@ func TestRevokedOnANodeThatLags(t *testing.T) {
 		body := map[string]string{
 			"create-token": `{"kind":"device","site":"plant-7"}`, "create-operator": `{"name":"x","role":"admin"}`, "set-device": `{"heartbeat_interval":"5s"}`,
 			"set-tags": `{"set":{"a":"b"}}`, "set-site": `{}`, "revoke-gateway": `{}`, "ask-content": goodBodies["ask-content"], "put-content": goodBodies["put-content"],
+			"set-slot": `{"artifact":"app@1.1"}`, "set-publishers": `{"sealed":"AA=="}`,
 		}[rt.OperationID]
 		w := c.do(as(bearer, request(rt.Method, target, body)))
 		if p := problem(t, w, http.StatusUnauthorized); p.Type != v1.ProblemUnauthorized || w.Header().Get("WWW-Authenticate") == "" {

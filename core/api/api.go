@@ -83,6 +83,8 @@ type Config struct {
 
 	// Sign seals a head of the audit trail with the fleet's authority.
 	Sign func(*seal.AuditHead) ([]byte, error)
+	// SignPublishers seals the first set of publishers with the same key.
+	SignPublishers func(*seal.PublisherSet) ([]byte, error)
 	// Authority is the certificate of the key that Sign uses, as DER.
 	Authority []byte
 	// Derive is a keyed one-way function that all nodes of the core share. Secrets that are made under an idempotency key

@@ -120,8 +120,9 @@ func newCoreWith(tb testing.TB, role string, most limits) *core {
 	cfg := Config{
 		Registry: c, History: h, Tracker: c.tracker, Events: c.hub, Node: "core-1", Cluster: &nodes{core: c}, Tally: c.book, Pin: ident.KeyID{7}, Version: "1.2.3",
 		Wall: c.wall, Log: log, Derive: c.derive,
-		Authority: []byte("authority"),
-		Sign:      func(head *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(head, authority) },
+		Authority:      []byte("authority"),
+		Sign:           func(head *seal.AuditHead) ([]byte, error) { return seal.SealAuditHead(head, authority) },
+		SignPublishers: func(p *seal.PublisherSet) ([]byte, error) { return sealSet(p, authority) },
 		Ready: func() error {
 			if c.panics {
 				panic("ready")
@@ -142,14 +143,30 @@ func newCoreWith(tb testing.TB, role string, most limits) *core {
 	cfg.Content = keeper
 	c.server, c.handler = build(cfg, most)
 	c.commit(&command.Init{
-		Fleet: "acme", IntervalMS: 30_000, Node: command.CoreNode{Name: "core-1"},
+		Fleet: "acme", IntervalMS: 30_000, Node: command.CoreNode{Name: "core-1"}, Authority: command.WrappedCA{Role: ident.RoleAuthority, Cert: authorityCert()},
 		Operator: command.Operator{ID: "op-1", Name: "admin", Hash: sha256.Sum256([]byte(adminToken)), Role: role},
 	})
 	return c
 }
 
-// authority signs heads of audit trails.
+// authority signs heads of audit trails, and the first set of publishers.
 var authority = ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))
+
+var authorityCert = sync.OnceValue(func() []byte {
+	key, err := ident.NewKey()
+	if err != nil {
+		panic(err)
+	}
+	root, err := ident.NewRoot("acme", key, start)
+	if err != nil {
+		panic(err)
+	}
+	cert, err := root.Issue(ident.Leaf{ID: ident.Authority("acme"), Public: authority.Public(), Now: start})
+	if err != nil {
+		panic(err)
+	}
+	return cert
+})
 
 // derive is a keyed one-way function, as the nodes of a core share one.
 func (c *core) derive(label string, data []byte) [32]byte {
@@ -376,13 +393,19 @@ func (c *core) gateway(site, name string) string {
 // register commits a registration of the machine, made at the device's time deviceMS.
 func (c *core) register(m *machine, gateway string, deviceMS int64, r *seal.Register) {
 	c.t.Helper()
-	body, err := wire.Marshal(r)
+	c.states(m, gateway, deviceMS, seal.StatementRegister, r)
+}
+
+// states commits the machine's next statement, of any type.
+func (c *core) states(m *machine, gateway string, deviceMS int64, kind seal.StatementType, b any) {
+	c.t.Helper()
+	body, err := wire.Marshal(b)
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	m.seq++
 	st, err := seal.SealStatement(&seal.Statement{
-		Version: seal.StatementVersion, Type: seal.StatementRegister, Device: m.id, Epoch: 1, EpochID: [16]byte{1}, Seq: m.seq, Prev: m.chain,
+		Version: seal.StatementVersion, Type: kind, Device: m.id, Epoch: 1, EpochID: [16]byte{1}, Seq: m.seq, Prev: m.chain,
 		TimeMS: deviceMS, Clock: seal.ClockSynced, Body: body,
 	}, m.kid, m.key)
 	if err != nil {

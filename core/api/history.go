@@ -61,13 +61,13 @@ func (s *server) listHistory(ctx context.Context, c *call, in *historyInput) (*r
 	}
 	out := v1.List[v1.HistoryItem]{Items: make([]v1.HistoryItem, len(all)), NextCursor: next}
 	for i, r := range all {
-		out.Items[i] = r.item()
+		out.Items[i] = r.item(v)
 	}
 	return answer(out), nil
 }
 
 // item is a record as the API writes it.
-func (s *stated) item() v1.HistoryItem {
+func (s *stated) item(v registry.View) v1.HistoryItem {
 	if s.st == nil {
 		return v1.HistoryItem{
 			Epoch: s.epoch, Seq: s.seq, To: s.lost.To, Type: "lost", CommittedAt: at(s.record.Time.UnixMilli()), Changed: []v1.Change{},
@@ -80,6 +80,12 @@ func (s *stated) item() v1.HistoryItem {
 	}
 	for i, c := range s.rec.Changed {
 		out.Changed[i] = v1.Change{Fact: c.Fact, From: c.From, To: c.To}
+	}
+	if b, err := s.st.Status(); err == nil {
+		status := statusOf(v, b)
+		out.Status = &status
+	} else if b, err := s.st.Alarm(); err == nil {
+		out.Alarm = &v1.Alarm{Reason: b.Reason, Detail: b.Detail}
 	}
 	return out
 }

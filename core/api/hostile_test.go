@@ -41,7 +41,9 @@ func (h *hostile) add(r hostileRequest) { h.reqs = append(h.reqs, r) }
 
 // goodBodies are bodies that would be taken, by operation.
 var goodBodies = map[string]string{
-	"set-device": `{"heartbeat_interval":"5s"}`, "set-tags": `{"set":{"a":"b"},"remove":["c"]}`, "set-site": `{"heartbeat_interval":"5s"}`,
+	"set-slot":       `{"artifact":"app@1.1","downgrade":true}`,
+	"set-publishers": `{"sealed":"oQGB"}`,
+	"set-device":     `{"heartbeat_interval":"5s"}`, "set-tags": `{"set":{"a":"b"},"remove":["c"]}`, "set-site": `{"heartbeat_interval":"5s"}`,
 	"create-token":        `{"kind":"device","site":"plant-7","ttl":"1h","uses":3,"tags":{"a":"b"},"comment":"c"}`,
 	"create-operator":     `{"name":"a","role":"viewer","sites":["plant-7"],"ttl":"1h"}`,
 	"transfer-leadership": `{"to":"core-1"}`,

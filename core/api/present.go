@@ -54,7 +54,7 @@ func device(v registry.View, d *registry.Device, p liveness.Verdict) v1.Device {
 		Presence: presence(p.Online), PresenceReason: p.Reason, PresenceSince: stamp(p.Since), LastHeartbeatAt: stamp(p.Last),
 		HeartbeatIntervalS: max(v.Interval(d), p.Least).Seconds(), Gateway: d.Presence.Gateway, Profile: profile(&stated.Profile),
 		AgentVersion: stated.AgentVersion, Tags: tagsOf(d, stated.Tags), EnrolledAt: at(d.EnrolledMS), RegisteredAt: atOrNull(d.RegisteredMS),
-		Desired: v1.Desired{Assignments: []v1.Assignment{}}, Reported: v1.Reported{Slots: []v1.Slot{}}, Keys: keys(d.Keys),
+		Desired: desired(v, d.Desired), Reported: reported(v, d.Reported), Keys: keys(d.Keys),
 	}
 }
 

@@ -123,7 +123,7 @@ func refused(err error) error {
 		return newProblem(http.StatusUnprocessableEntity, v1.ProblemInvalid, "", "the core would be left without a node that can lead")
 	case errors.Is(err, registry.ErrInvalid), errors.Is(err, raftstore.ErrTooLarge):
 		return newProblem(http.StatusUnprocessableEntity, v1.ProblemInvalid, "", err.Error())
-	case errors.Is(err, registry.ErrExists), errors.Is(err, registry.ErrRetry):
+	case errors.Is(err, registry.ErrExists), errors.Is(err, registry.ErrRetry), errors.Is(err, registry.ErrInUse):
 		return newProblem(http.StatusConflict, v1.ProblemConflict, "", err.Error())
 	}
 	return nil

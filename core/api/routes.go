@@ -19,6 +19,18 @@ func (s *server) routes() {
 	add(s, on(get, "/v1/devices/{id}/history", "list-history", "What a device stated, in the order in which it did").missable().says(historyText), see(theDevice), s.listHistory)
 	add(s, on(get, "/v1/devices/{id}/presence", "list-presence", "When a device was online").missable().says(presenceText), see(theDevice), s.listPresence)
 
+	add(s, on(get, "/v1/devices/{id}/explain", "explain-device", "What a device is to run, where that is, and what it waits for").missable().
+		says(explainText), see(theDevice), s.explainDevice)
+	add(s, on(put, "/v1/devices/{id}/slots/{slot}", "set-slot", "Assign an artifact to a slot of a device").missable().has(), operate(theDevice), s.setSlot)
+	add(s, on(del, "/v1/devices/{id}/slots/{slot}", "unset-slot", "Let a slot of a device run nothing").missable().has(), operate(theDevice), s.unsetSlot)
+	add(s, on(post, "/v1/devices/{id}/slots/{slot}/retry", "retry-slot", "Try again what failed in a slot").missable().has(), operate(theDevice), s.retrySlot)
+
+	add(s, on(get, "/v1/artifacts", "list-artifacts", "List artifacts in order of name and number"), see(whatISee), s.listArtifacts)
+	add(s, on(get, "/v1/artifacts/{id}", "get-artifact", "One artifact").missable().has(), see(whatISee), s.getArtifact)
+	add(s, on(del, "/v1/artifacts/{id}", "delete-artifact", "Forget an artifact that is assigned to no device").missable().has(), operate(theFleet), s.deleteArtifact)
+	add(s, on(get, "/v1/publishers", "list-publishers", "List the sets of publishers in order of number").says(publishersText), see(whatISee), s.listPublishers)
+	add(s, on(post, "/v1/publishers", "set-publishers", "Take in the next set of publishers").says(publishersText).makes(), administer(theFleet), s.setPublishers)
+
 	add(s, on(post, "/v1/content/missing", "ask-content", "Ask which chunks the core lacks").says(contentText).upload(maxAsk), operate(theFleet), s.askContent)
 	add(s, on(post, "/v1/content", "put-content", "Send chunks").says(contentText+" "+packText).upload(pack.Max).full(), operate(theFleet), s.putContent)
 

@@ -8,6 +8,7 @@ import (
 	"github.com/holdfast-edge/holdfast/core/api/v1"
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/core/registry"
+	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
 )
 
@@ -67,8 +68,15 @@ func siteRecord(v registry.View, r *registry.Site, t *census) v1.Site {
 	return v1.Site{
 		Name: r.Name, HeartbeatIntervalS: v.IntervalOf(r).Seconds(), Devices: t.devices[r.Name], Online: t.online[r.Name],
 		Gateways: t.gateways[r.Name], Connected: t.connected[r.Name], Relayed: t.relayed[r.Name], Backlog: t.backlog[r.Name],
-		UnreachableSince: atOrNull(r.UnreachableMS), CreatedAt: at(r.CreatedMS),
+		Content: contentLimit(r.Content), UnreachableSince: atOrNull(r.UnreachableMS), CreatedAt: at(r.CreatedMS),
 	}
+}
+
+func contentLimit(l *wire.ContentLimit) v1.Content {
+	if l == nil {
+		return v1.Content{}
+	}
+	return v1.Content{BytesPerSecond: l.BytesPerSecond, Window: l.Window}
 }
 
 type listSitesInput struct {
@@ -131,6 +139,12 @@ func (s *server) setSite(ctx context.Context, c *call, in *setSiteInput) (*reply
 		var err error
 		if cmd.IntervalMS, err = interval(in.Body.HeartbeatInterval); err != nil {
 			return nil, err
+		}
+	}
+	cmd.ContentRate, cmd.ContentWindow = in.Body.ContentRate, in.Body.ContentWindow
+	if cmd.ContentWindow != nil {
+		if _, _, err := wire.ParseWindow(*cmd.ContentWindow); err != nil {
+			return nil, invalid("body.content_window", "%v", err)
 		}
 	}
 	if old, ok := c.view.Site(in.Name); ok {

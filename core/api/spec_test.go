@@ -75,12 +75,16 @@ func (d *document) routes() []string {
 func TestOpenAPIListsEveryRoute(t *testing.T) {
 	d, _ := openapi(t, newCore(t))
 	want := []string{
-		"DELETE /v1/cluster/nodes/{name}", "DELETE /v1/operators/{id}", "DELETE /v1/tokens/{id}", "GET /healthz", "GET /metrics",
-		"GET /openapi.json", "GET /readyz", "GET /v1/audit", "GET /v1/audit/export", "GET /v1/audit/head", "GET /v1/cluster", "GET /v1/devices",
-		"GET /v1/devices/{id}", "GET /v1/devices/{id}/history", "GET /v1/devices/{id}/presence", "GET /v1/events", "GET /v1/gateways", "GET /v1/gateways/{site}/{name}",
-		"GET /v1/operators", "GET /v1/operators/{id}", "GET /v1/sites", "GET /v1/sites/{name}", "GET /v1/tokens", "GET /v1/tokens/{id}", "GET /v1/whoami", "PATCH /v1/devices/{id}",
-		"PATCH /v1/devices/{id}/tags", "POST /v1/cluster/snapshot", "POST /v1/cluster/transfer-leadership", "POST /v1/content", "POST /v1/content/missing", "POST /v1/devices/{id}/release",
-		"POST /v1/gateways/{site}/{name}/revoke", "POST /v1/operators", "POST /v1/tokens", "PUT /v1/sites/{name}",
+		"DELETE /v1/artifacts/{id}", "DELETE /v1/cluster/nodes/{name}", "DELETE /v1/devices/{id}/slots/{slot}", "DELETE /v1/operators/{id}",
+		"DELETE /v1/tokens/{id}", "GET /healthz", "GET /metrics", "GET /openapi.json", "GET /readyz", "GET /v1/artifacts",
+		"GET /v1/artifacts/{id}", "GET /v1/audit", "GET /v1/audit/export", "GET /v1/audit/head", "GET /v1/cluster", "GET /v1/devices",
+		"GET /v1/devices/{id}", "GET /v1/devices/{id}/explain", "GET /v1/devices/{id}/history", "GET /v1/devices/{id}/presence",
+		"GET /v1/events", "GET /v1/gateways", "GET /v1/gateways/{site}/{name}", "GET /v1/operators", "GET /v1/operators/{id}",
+		"GET /v1/publishers", "GET /v1/sites", "GET /v1/sites/{name}", "GET /v1/tokens", "GET /v1/tokens/{id}", "GET /v1/whoami",
+		"PATCH /v1/devices/{id}", "PATCH /v1/devices/{id}/tags", "POST /v1/cluster/snapshot", "POST /v1/cluster/transfer-leadership",
+		"POST /v1/content", "POST /v1/content/missing", "POST /v1/devices/{id}/release", "POST /v1/devices/{id}/slots/{slot}/retry",
+		"POST /v1/gateways/{site}/{name}/revoke", "POST /v1/operators", "POST /v1/publishers", "POST /v1/tokens",
+		"PUT /v1/devices/{id}/slots/{slot}", "PUT /v1/sites/{name}",
 	}
 	if got := d.routes(); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
@@ -115,7 +119,7 @@ func TestOpenAPIIsValid(t *testing.T) {
 			if !slices.Equal(inPath, want) {
 				t.Errorf("%s: documents path parameters %q", name, inPath)
 			}
-			acts := strings.HasSuffix(path, "/release") || strings.HasSuffix(path, "/snapshot") // says all in its name
+			acts := strings.HasSuffix(path, "/release") || strings.HasSuffix(path, "/retry") || strings.HasSuffix(path, "/snapshot") // says all in its name
 			may := strings.HasSuffix(path, "/transfer-leadership")
 			if takes := method != "get" && method != "delete" && !acts; (o.RequestBody != nil) != takes || takes && o.RequestBody.Required == may {
 				t.Errorf("%s: request body %+v", name, o.RequestBody)
@@ -200,7 +204,7 @@ func TestOnlyRequestsAreClosed(t *testing.T) {
 
 // concrete fills a route's parameters.
 func concrete(path string) string {
-	return strings.NewReplacer("/operators/{id}", "/operators/op-1", "/tokens/{id}", "/tokens/0123456789abcdef", "{id}", someDevice, "{site}", "plant-7", "{name}", "plant-7").Replace(path)
+	return strings.NewReplacer("/operators/{id}", "/operators/op-1", "/tokens/{id}", "/tokens/0123456789abcdef", "/artifacts/{id}", "/artifacts/app@1.1", "{slot}", "app", "{id}", someDevice, "{site}", "plant-7", "{name}", "plant-7").Replace(path)
 }
 
 // Every route of the document, so that a new one cannot be forgotten, is closed to everybody without a known token, but for

@@ -100,7 +100,7 @@ func pages(t *testing.T, f *tape, index uint64, d *registry.Device, order string
 			t.Fatalf("%d items, next %q, %v", len(got), next, err)
 		}
 		for _, r := range got {
-			it := r.item()
+			it := r.item(registry.View{})
 			text := fmt.Sprintf("%d.%d", it.Epoch, it.Seq)
 			if it.Type == "lost" {
 				text += fmt.Sprintf("-%d", it.To)

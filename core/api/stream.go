@@ -42,6 +42,8 @@ func eventTypes() []string {
 		registry.EventGatewayDoubted, registry.EventGatewayStarted, registry.EventGatewayForked, registry.EventSiteChanged, registry.EventSiteUnreachable,
 		registry.EventSiteReachable, registry.EventTokenCreated, registry.EventTokenRevoked, registry.EventOperatorCreated,
 		registry.EventOperatorRevoked, registry.EventNodeJoined, registry.EventNodeChanged, registry.EventNodeRemoved, registry.EventNodeRecovered,
+		registry.EventDeviceAssigned, registry.EventDeviceStatus, registry.EventDeviceAlarm, registry.EventArtifactAdded, registry.EventArtifactDeleted,
+		registry.EventPublishersChanged,
 	}
 }
 

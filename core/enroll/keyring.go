@@ -27,6 +27,7 @@ import (
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/ident"
+	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
 // ErrKey is the sentinel of key material that does not open.
@@ -182,6 +183,18 @@ func OpenKeyring(f *registry.Fleet, holder string, key *HolderKey) (*Keyring, er
 		return nil, fmt.Errorf("authority's key is %T: %w", s, ErrKey)
 	}
 	return k, nil
+}
+
+// SealPublishers seals the fleet's first set of publishers with the authority. Of later ones it is no signer.
+func (k *Keyring) SealPublishers(p *seal.PublisherSet) ([]byte, error) {
+	if p.Number != 1 {
+		return nil, fmt.Errorf("set of publishers %d: the root keys of the set before sign it, not the core: %w", p.Number, wire.ErrMalformed)
+	}
+	sig, err := seal.SignPublisherSet(p, k.authority)
+	if err != nil {
+		return nil, err
+	}
+	return seal.JoinPublisherSet(sig)
 }
 
 func fleetKey(f *registry.Fleet, holder string, key *HolderKey) ([]byte, error) {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/holdfast-edge/holdfast/core/command"
 	"github.com/holdfast-edge/holdfast/wire"
@@ -86,6 +87,21 @@ func (v View) ArtifactNamed(title string) (x *Artifact, ok bool) {
 	return x, ok
 }
 
+// ArtifactsByName visits the artifacts in order of name and number.
+func (v View) ArtifactsByName(f func(*Artifact) bool) {
+	all := make([]*Artifact, 0, v.artifacts.len())
+	v.artifacts.all(func(x *Artifact) bool { all = append(all, x); return true })
+	slices.SortFunc(all, func(x, y *Artifact) int { return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.Number, y.Number)) })
+	for _, x := range all {
+		if !f(x) {
+			return
+		}
+	}
+}
+
+// AllPublishers visits the sets of publishers in order of number.
+func (v View) AllPublishers(f func(*PublisherSet) bool) { v.publishers.all(f) }
+
 // ArtifactCount is the number of artifacts.
 func (v View) ArtifactCount() int { return v.artifacts.len() }
 
@@ -142,13 +158,14 @@ func (a *applier) setPublishers(c *command.SetPublishers) any {
 	return p
 }
 
-// opened verifies a release by the publishers in force. The error is ErrInvalid and says what to do.
-func (v View) opened(sealed []byte) (*seal.Release, string, error) {
+// OpenRelease verifies a release by the publishers in force, and names the one who signed it. The error is ErrInvalid and says what
+// to do.
+func (v View) OpenRelease(sealed []byte) (r *seal.Release, publisher string, err error) {
 	set, err := v.PublishersInForce()
 	if err != nil {
 		return nil, "", err
 	}
-	r, err := seal.OpenRelease(sealed, set)
+	r, err = seal.OpenRelease(sealed, set)
 	if errors.Is(err, seal.ErrPublisher) {
 		return nil, "", fmt.Errorf("%w: %w: let one who is sign it", ErrInvalid, err)
 	} else if err != nil {
@@ -169,14 +186,14 @@ func (a *applier) addArtifact(c *command.AddArtifact) any {
 	if len(c.Release) > maxRelease || len(c.Parts) == 0 || len(c.Parts) > maxParts {
 		return fmt.Errorf("release of %d bytes, limit %d; manifest in %d parts, want 1 to %d: %w", len(c.Release), maxRelease, len(c.Parts), maxParts, ErrInvalid)
 	}
-	r, publisher, err := a.view.opened(c.Release)
+	r, publisher, err := a.view.OpenRelease(c.Release)
 	if err != nil {
 		return err
 	}
 	if err := checkRelease(r, c); err != nil {
 		return fmt.Errorf("%w: %w", ErrInvalid, err)
 	}
-	_, signer, _ := seal.PeekRelease(c.Release) // opened did the same
+	_, signer, _ := seal.PeekRelease(c.Release) // it was opened
 	x := &Artifact{
 		Digest: r.Manifest, Name: r.Name, Version: r.Version, Number: r.Number, Kind: artifact.Kind(c.Kind), Size: c.Size, ManifestSize: r.Size,
 		Release: c.Release, Signer: signer, Publisher: publisher, Chunks: c.Chunks, Parts: c.Parts, AddedMS: a.ms, By: c.By.Operator, Revision: a.revision(),

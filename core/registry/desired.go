@@ -76,12 +76,14 @@ func orderOf(d *Device) uint64 {
 	return d.Desired.Number
 }
 
-// AssignedTo counts the devices that an artifact is assigned to, and finds the first. Those that were decommissioned do not count.
+// Assigned visits, in order of id, the devices that something was ever assigned to and that were not decommissioned.
+func (v View) Assigned(f func(*Device) bool) {
+	v.devices.all(func(d *Device) bool { return d.Desired == nil || d.State == wire.DeviceDecommissioned || f(d) })
+}
+
+// AssignedTo counts the devices that an artifact is assigned to, and finds the first. See Assigned.
 func (v View) AssignedTo(artifact wire.Digest) (n int, first *Device) {
-	v.devices.all(func(d *Device) bool {
-		if d.Desired == nil || d.State == wire.DeviceDecommissioned {
-			return true
-		}
+	v.Assigned(func(d *Device) bool {
 		if slices.ContainsFunc(d.Desired.Assignments, func(x Assignment) bool { return x.Artifact == artifact }) {
 			if n++; first == nil {
 				first = d
@@ -133,7 +135,7 @@ func (a *applier) assignable(d *Device, c *command.Assign) error {
 		if !ok {
 			return fmt.Errorf("artifact %v: %w", c.Artifact, ErrNotFound)
 		}
-		if _, _, err := a.view.opened(of.Release); err != nil { // each device would refuse it
+		if _, _, err := a.view.OpenRelease(of.Release); err != nil { // each device would refuse it
 			return fmt.Errorf("%s: %w", of.Title(), err)
 		}
 		return nil

@@ -34,6 +34,14 @@ type SlotReport struct {
 	SinceMS  int64          `cbor:"15,keyasint"` // log time since when it is in this state with this artifact and attempt
 }
 
+// Status is the report as the device stated it.
+func (r *SlotReport) Status() *seal.Status {
+	return &seal.Status{
+		Slot: r.Slot, Artifact: r.Artifact, Order: r.Order, State: r.State, Reason: r.Reason, Detail: r.Detail, Total: r.Total, Fetched: r.Fetched,
+		Saved: r.Saved, Running: r.Running, Attempt: r.Attempt,
+	}
+}
+
 // Slot finds what was reported of a slot. r may be nil.
 func (r *Reported) Slot(name string) (*SlotReport, bool) {
 	if r == nil {

@@ -53,31 +53,6 @@ type Hints struct {
 	MACs      []string `json:"macs,omitempty" nullable:"false"`
 }
 
-// Desired is what a device should run.
-type Desired struct {
-	Version     uint64       `json:"version"`
-	Assignments []Assignment `json:"assignments" nullable:"false"`
-}
-
-// Assignment is one slot's desired artifact.
-type Assignment struct {
-	Slot     string `json:"slot"`
-	Artifact string `json:"artifact"`
-}
-
-// Reported is what a device says that it runs.
-type Reported struct {
-	Version uint64 `json:"version"`
-	Slots   []Slot `json:"slots" nullable:"false"`
-}
-
-// Slot is what is installed in one slot.
-type Slot struct {
-	Slot     string `json:"slot"`
-	Artifact string `json:"artifact"`
-	State    string `json:"state"`
-}
-
 // Key is one key of a device.
 type Key struct {
 	ID        string    `json:"id" doc:"SHA-256 of the public key's SubjectPublicKeyInfo, hex"`
@@ -91,7 +66,7 @@ type HistoryItem struct {
 	Epoch       uint64     `json:"epoch"`
 	Seq         uint64     `json:"seq"`
 	To          uint64     `json:"to,omitempty" doc:"of lost: the last seq of the range that begins with seq"`
-	Type        string     `json:"type" enum:"register,lost" doc:"lost: statements that the device made and says it no longer holds; those that still come are items of their own"`
+	Type        string     `json:"type" enum:"register,status,alarm,lost" doc:"lost: statements that the device made and says it no longer holds; those that still come are items of their own"`
 	DeviceTime  *time.Time `json:"device_time" doc:"null: lost"`
 	ClockState  string     `json:"clock,omitempty" enum:"unknown,synced,unsynced,floored"`
 	GatewayTime *time.Time `json:"gateway_time" doc:"when its gateway took it; null: lost"`
@@ -99,6 +74,8 @@ type HistoryItem struct {
 	CommittedAt time.Time  `json:"committed_at"`
 	Late        bool       `json:"late,omitempty" doc:"it had been given up as lost"`
 	Changed     []Change   `json:"changed" nullable:"false" doc:"the facts that it changed"`
+	Status      *Status    `json:"status,omitempty" doc:"of a status: what it says"`
+	Alarm       *Alarm     `json:"alarm,omitempty" doc:"of an alarm: what it says"`
 }
 
 // Change is one reported fact that a registration changed.
@@ -162,13 +139,16 @@ type Site struct {
 	Connected          int         `json:"gateways_connected"`
 	Relayed            int         `json:"gateways_relayed" doc:"of the connected: through a sibling, because their own way to the core is cut"`
 	Backlog            SiteBacklog `json:"backlog"`
+	Content            Content     `json:"content" doc:"the limit of what its gateways fetch for devices over the WAN"`
 	UnreachableSince   *time.Time  `json:"unreachable_since" doc:"since when all its gateways are silent; null: reachable, or without gateways"`
 	CreatedAt          time.Time   `json:"created_at"`
 }
 
 // SetSite changes a site, and makes it when it is new.
 type SetSite struct {
-	HeartbeatInterval string `json:"heartbeat_interval,omitempty" doc:"duration from 1s to 1h"`
+	HeartbeatInterval string  `json:"heartbeat_interval,omitempty" doc:"duration from 1s to 1h"`
+	ContentRate       *uint64 `json:"content_bytes_per_second,omitempty" maximum:"1099511627776" doc:"of all gateways of the site together; 0: no limit"`
+	ContentWindow     *string `json:"content_window,omitempty" maxLength:"11" doc:"when content may be fetched, each day in UTC, such as 22:00-05:00; empty: always"`
 }
 
 // SetDevice changes a device's settings.

@@ -65,7 +65,7 @@ func TestInjection(t *testing.T) {
 	}
 	d.AgentVersion, d.Gateway, d.StateReason = hostile, hostile, hostile
 	d.Tags = map[string]string{hostile: hostile}
-	d.Reported.Slots = []v1.Slot{{Slot: hostile, Artifact: hostile, State: hostile}}
+	d.Reported.Slots = []v1.Slot{{Status: v1.Status{Slot: hostile, Artifact: hostile, State: hostile}}}
 	d.Keys = []v1.Key{{ID: hostile, State: hostile}}
 	core.history[0].Changed = []v1.Change{{Fact: hostile, From: hostile, To: hostile}}
 	core.presence[0].Reason = hostile
