@@ -1,6 +1,7 @@
 package artifact
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/holdfast-edge/holdfast/wire"
@@ -132,7 +133,8 @@ func (m *Manifest) Encode() ([]byte, wire.Digest, error) {
 	return b, wire.DigestOf(b), nil
 }
 
-// Decode reads a manifest's bytes and holds them against the rules. Whether a publisher signed them is not known yet. The error is
+// Decode reads a manifest's bytes and holds them against the rules. Whether a publisher signed them is not known yet. A manifest that has
+// more than this build knows, or is in another form than Encode's, is refused: what is installed is all that was signed. The error is
 // ErrManifest.
 func Decode(b []byte) (*Manifest, error) {
 	if len(b) > wire.MaxManifest {
@@ -142,5 +144,15 @@ func Decode(b []byte) (*Manifest, error) {
 	if err := wire.UnmarshalDocument(b, m); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrManifest, err)
 	}
-	return m, m.Check()
+	if err := m.Check(); err != nil {
+		return nil, err
+	}
+	again, err := wire.Marshal(m)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrManifest, err)
+	}
+	if !bytes.Equal(again, b) {
+		return nil, bad("it has keys that are not known, or is not in deterministic form: a newer build may be needed")
+	}
+	return m, nil
 }
