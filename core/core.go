@@ -209,7 +209,7 @@ func New(ctx context.Context, c Config) (_ *Core, err error) {
 	core.enroll = enroll.NewService(n.store, core.keys, c.Wall, c.Log)
 	core.enroll.Note = core.tally.Note
 	core.sites = sitelink.New(sitelink.Config{
-		Registry: n.store, Enroll: core.enroll, Authority: core.keys.Authority(), Tracker: core.tracker, Events: n.hub, Wall: c.Wall, Log: c.Log,
+		Registry: n.store, Enroll: core.enroll, Authority: core.keys.Authority(), Tracker: core.tracker, Events: n.hub, Content: n.content, Wall: c.Wall, Log: c.Log,
 		SiteKey: core.keys.SiteKey, TargetBeats: cmp.Or(c.TargetBeats, DefaultTargetBeats),
 	})
 	core.api = api.New(api.Config{

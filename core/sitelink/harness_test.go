@@ -37,6 +37,7 @@ type core struct {
 	keys    *enroll.Keyring
 	hub     events.Hub
 	tracker *liveness.Tracker
+	content shelf
 
 	mu       sync.Mutex
 	state    *registry.State
@@ -138,7 +139,7 @@ func world(t *testing.T, f func(t *testing.T, c *core)) {
 		log := slog.New(slog.DiscardHandler)
 		s := New(Config{
 			Registry: c, Enroll: enroll.NewService(c, c.keys, time.Now, log), Authority: c.keys.Authority(), Tracker: c.tracker,
-			Events: &c.hub, Wall: time.Now, Log: log, SiteKey: c.keys.SiteKey,
+			Events: &c.hub, Content: &c.content, Wall: time.Now, Log: log, SiteKey: c.keys.SiteKey,
 		})
 		conn, addr := c.socket()
 		c.addr = addr

@@ -42,6 +42,7 @@ type Config struct {
 	Authority crypto.Signer // signs receipts and what gateways are told
 	Tracker   *liveness.Tracker
 	Events    *events.Hub
+	Content   Content
 	Wall      func() time.Time
 	Log       *slog.Logger
 	// SiteKey makes the key that the gateways of a site share.
@@ -66,6 +67,10 @@ type Server struct {
 	keys  keys
 	pacer *pacer
 	named named
+
+	contentMu  sync.Mutex
+	contents   int            // guarded by contentMu: open sessions with content; Invariant: the sum of contentsOf, at most maxContent
+	contentsOf map[string]int // guarded by contentMu: by gateway; Invariant: from 1 to maxContentEach
 }
 
 // New makes a server.
@@ -129,7 +134,18 @@ func (s *Server) open(ctx context.Context, p *link.Pending, opened func()) {
 	case wire.ALPNEnroll:
 		s.serveEnroll(ctx, ses)
 	case wire.ALPNUplink:
-		u, err := s.admit(ctx, ses)
+		c, t, body, err := s.identify(ctx, ses)
+		if err == nil && t == wire.TypeFetch {
+			opened()
+			if err := s.serveContent(ctx, ses, c, t, body); errors.As(err, new(*wire.Error)) {
+				refuse(ses, err)
+			}
+			return
+		}
+		var u *uplink
+		if err == nil {
+			u, err = s.admit(ctx, ses, c, t, body)
+		}
 		if err != nil {
 			s.Log.Info("gateway not admitted", "remote", ses.RemoteAddr().String(), "err", err)
 			refuse(ses, err)
@@ -188,11 +204,17 @@ func (s *Server) fresh(ctx context.Context) (registry.View, error) {
 	return s.Registry.View(), nil
 }
 
-// admit reads a gateway's hello and welcomes it.
-func (s *Server) admit(ctx context.Context, ses *link.Session) (*uplink, error) {
+// A caller is a gateway whose key is active.
+type caller struct {
+	peer ident.Peer
+	gw   string // site/name
+}
+
+// identify finds out which gateway opens a session, and reads its first frame, which says what for.
+func (s *Server) identify(ctx context.Context, ses *link.Session) (_ *caller, t wire.Type, body []byte, err error) {
 	peer, ok := ses.Peer(s.Wall())
 	if !ok || peer.ID.Role != ident.RoleGateway {
-		return nil, wire.Refuse(wire.CodeForbidden, "not a gateway")
+		return nil, 0, nil, wire.Refuse(wire.CodeForbidden, "not a gateway")
 	}
 	gw := peer.ID.Site + "/" + peer.ID.Name
 	v := s.Registry.View()
@@ -205,19 +227,22 @@ func (s *Server) admit(ctx context.Context, ses *link.Session) (*uplink, error) 
 		defer cancel()
 		var err error
 		if v, err = s.fresh(ctx); err != nil {
-			return nil, wire.Refuse(wire.CodeUnavailable, "the core cannot decide now").After(2 * time.Second)
+			return nil, 0, nil, wire.Refuse(wire.CodeUnavailable, "the core cannot decide now").After(2 * time.Second)
 		}
 	}
 	if rec, ok = v.Gateway(gw); !ok {
-		return nil, wire.Refuse(wire.CodeUnknownKey, "no gateway %s", gw)
+		return nil, 0, nil, wire.Refuse(wire.CodeUnknownKey, "no gateway %s", gw)
 	}
 	if refusal := retired(rec, peer.Key); refusal != nil {
-		return nil, s.farewell(ses, v, gw, refusal)
+		return nil, 0, nil, s.farewell(ses, v, gw, refusal)
 	}
-	t, body, err := ses.RecvWithin(openingTime)
-	if err != nil {
-		return nil, err
-	}
+	t, body, err = ses.RecvWithin(openingTime)
+	return &caller{peer, gw}, t, body, err
+}
+
+// admit reads a gateway's hello, its first frame, and welcomes it.
+func (s *Server) admit(ctx context.Context, ses *link.Session, c *caller, t wire.Type, body []byte) (*uplink, error) {
+	peer, gw := c.peer, c.gw
 	var hello wire.UplinkHello
 	if t != wire.TypeUplinkHello {
 		return nil, wire.Refuse(wire.CodeMalformed, "want an uplink_hello, got %v", t)
@@ -242,7 +267,7 @@ func (s *Server) admit(ctx context.Context, ses *link.Session) (*uplink, error) 
 	}
 	// Subscribed before the welcome, so that no change falls between the list sent first and the changes sent later.
 	u.sub = s.Events.Subscribe(^uint64(0))
-	err = ses.Send(wire.TypeUplinkWelcome, wire.UplinkWelcome{
+	err := ses.Send(wire.TypeUplinkWelcome, wire.UplinkWelcome{
 		Capability: min(hello.Capability, wire.Capability), Identity: peer.ID.String(),
 		ReportPeriodMS: wire.Millis(s.Tracker.Period()), TimeMS: s.Wall().UnixMilli(),
 	})
