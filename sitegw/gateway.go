@@ -1,5 +1,5 @@
 // Package sitegw assembles a gateway: the agents' listener, the roster of who is present, the uplink to the core, the mirror of
-// what the core said about the site, the witness of its audit trail, and what operators watch the gateway by. docs/gateway-files.md describes its data directory.
+// what the core said about the site, the content that its devices run, the witness of its audit trail, and what operators watch the gateway by. docs/gateway-files.md describes its data directory.
 package sitegw
 
 import (
@@ -20,6 +20,8 @@ import (
 	"github.com/holdfast-edge/holdfast/internal/ops"
 	"github.com/holdfast-edge/holdfast/internal/pace"
 	"github.com/holdfast-edge/holdfast/sitegw/agentlink"
+	"github.com/holdfast-edge/holdfast/sitegw/cache"
+	"github.com/holdfast-edge/holdfast/sitegw/content"
 	"github.com/holdfast-edge/holdfast/sitegw/corelink"
 	"github.com/holdfast-edge/holdfast/sitegw/cores"
 	"github.com/holdfast-edge/holdfast/sitegw/custody"
@@ -56,10 +58,16 @@ type Settings struct {
 	// SpoolQuota is how many bytes of the disk the statements may take that the core does not have yet, at least MinSpoolQuota;
 	// 0: spool.DefaultQuota. Beyond it devices are told to hold what they state.
 	SpoolQuota config.Bytes `yaml:"spool_quota,omitempty"`
+	// CacheQuota is how many bytes of the disk content may take, at least MinCacheQuota; 0: cache.DefaultQuota. Beyond it what was not
+	// used for the longest makes room.
+	CacheQuota config.Bytes `yaml:"cache_quota,omitempty"`
 }
 
 // MinSpoolQuota is the least that a spool works in: segments of a few dozen statements.
 const MinSpoolQuota config.Bytes = 1 << 20
+
+// MinCacheQuota is the least that a cache works in: what is fetched ahead must not make room for what comes next.
+const MinCacheQuota config.Bytes = 64 << 20
 
 // Check holds the settings against their rules. The error is ErrConfig and names the key.
 func (s *Settings) Check() error {
@@ -82,6 +90,9 @@ func (s *Settings) Check() error {
 	}
 	if s.SpoolQuota != 0 && s.SpoolQuota < MinSpoolQuota {
 		return fmt.Errorf("spool_quota: %w: %v is less than %v", ErrConfig, s.SpoolQuota, MinSpoolQuota)
+	}
+	if s.CacheQuota != 0 && s.CacheQuota < MinCacheQuota {
+		return fmt.Errorf("cache_quota: %w: %v is less than %v", ErrConfig, s.CacheQuota, MinCacheQuota)
 	}
 	return nil
 }
@@ -132,6 +143,7 @@ const (
 	mirrorFile    = "mirror"
 	presenceFile  = "presence"
 	siteKeyFile   = "sitekey"
+	contentDir    = "content"
 )
 
 // LoadSettings reads gateway.yaml of a data directory. The error names the file, and the key where there is one.
@@ -212,6 +224,8 @@ type Gateway struct {
 	agents  *agentlink.Server
 	peers   *sibling.Peers
 	relay   *relay.Server
+	cache   *cache.Cache
+	content *content.Site
 	witness *witness.Witness
 	mirror  *mirror.Mirror
 	keys    *mesh.Keys
@@ -323,9 +337,14 @@ func (g *Gateway) assemble() {
 		Self: g.cred.ID, Keys: g.keys, Mirror: g.mirror, Names: g.peers.Names, Dial: g.dialSibling, Uplink: g.wayUp, Load: g.howBusy, Changed: g.changed, Log: g.Log,
 	})
 	g.relay = relay.New(relay.Config{Direct: g.uplink.Direct, Cores: list.All, Dial: g.StreamDial, Log: g.Log})
+	g.cache = cache.Open(cache.Config{Dir: filepath.Join(g.DataDir, contentDir), Quota: int64(g.CacheQuota), Log: g.Log})
+	g.content = content.New(content.Config{
+		Self: g.cred.ID.Name, Fleet: g.cred.ID.Fleet, Authority: g.cred.Authority, Cache: g.cache, Told: g.mirror, Siblings: g.living,
+		Uplink: func() bool { return g.wayUp() == mesh.Direct }, Dial: g.dialContent, Core: g.coreContent, Wall: g.Wall, Log: g.Log,
+	})
 	g.agents = agentlink.New(agentlink.Config{
-		Siblings: g.peers,
-		Self:     g.cred.ID, Authority: g.cred.Authority, Uplink: g.uplink, Custody: g.custody, Roster: g.roster, Mirror: g.mirror, Wall: g.Wall, Log: g.Log,
+		Siblings: g.peers, Content: downloads{g.content},
+		Self: g.cred.ID, Authority: g.cred.Authority, Uplink: g.uplink, Custody: g.custody, Roster: g.roster, Mirror: g.mirror, Wall: g.Wall, Log: g.Log,
 	})
 }
 
@@ -346,6 +365,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	eg.Go(func() error { g.witness.Run(ctx); return nil })
 	eg.Go(func() error { g.mirror.Run(ctx); return nil })
 	eg.Go(func() error { g.mesh.Run(ctx); return nil })
+	eg.Go(func() error { g.content.Run(ctx); return nil })
 	eg.Go(func() error { return g.watchList(ctx) })
 	if g.ops != nil {
 		eg.Go(func() error {

@@ -286,7 +286,7 @@ func TestMetricsLint(t *testing.T) {
 				t.Errorf("%s: %s", p.Metric, p.Text)
 			}
 		}
-		if n := strings.Count(body, "# HELP holdfast_gateway_"); n != 38 {
+		if n := strings.Count(body, "# HELP holdfast_gateway_"); n != 45 {
 			t.Errorf("%d metrics with help", n)
 		}
 	})

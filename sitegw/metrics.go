@@ -46,7 +46,7 @@ var (
 	descLeast        = desc("least_interval_seconds", "Least heartbeat interval that devices are told, so that their heartbeats keep to the target: of this gateway, or of the core for the whole fleet. 0: nobody is held back.", "by")
 	descWitness      = desc("witness_seq", "Number of the newest record of the core's audit trail that a verified head vouched for; 0 before the first.")
 	descMirror       = desc("mirror_devices", "Devices that are known to this gateway without the core, by whether they are of its own site.", "site")
-	descMirrorWrong  = desc("mirror_refused_total", "What a core node told of devices and gateways and the authority had not signed, or signed otherwise before.")
+	descMirrorWrong  = desc("mirror_refused_total", "What a core node told of devices, orders and gateways and the authority had not signed, or signed otherwise before.")
 	descSpool        = desc("spool_records", "Statements, and spans of presence, on this gateway's disk that the core has not answered for.")
 	descSpoolBytes   = desc("spool_bytes", "Disk that the spool takes; what is done with leaves it in segments.")
 	descSpoolAge     = desc("spool_oldest_age_seconds", "Age of the oldest of them, by the gateway's clock. 0: none waits.")
@@ -62,6 +62,13 @@ var (
 	descMeshRefused  = desc("mesh_refused_total", "Packets and streams from siblings that no member of the mesh sends, or under another site key.")
 	descFactsTaken   = desc("sibling_facts_total", "Device entries and gateway lists that came from siblings, signed and newer than this gateway's.")
 	descFactsRefused = desc("sibling_facts_refused_total", "What siblings handed out and was not believed: damaged, forged, old or of elsewhere. The log names them.")
+	descContent      = desc("content_bytes_total", "Bytes of content: cache, that were asked for and on this gateway's disk; sibling, that came from another gateway of the site; wan, from the core.", "source")
+	descBadContent   = desc("content_refused_total", "Contents that a core node or a sibling brought and that did not verify. The log names them.")
+	descDownloads    = desc("downloads", "Sessions of agents that fetch content.")
+	descCache        = desc("cache_bytes", "Disk that the content takes.")
+	descEvicted      = desc("cache_evictions_total", "Contents that made room for others.")
+	descDamaged      = desc("cache_damaged_total", "Contents that the disk had damaged, and that were removed.")
+	descCacheFailed  = desc("cache_failures_total", "Times that a write, a read or a removal of the cache failed, full disks included. Content passes through then.")
 	descWitnessAlarm = desc("witness_alarms_total", "Heads of the core's audit trail that were forged or contradicted another one.")
 )
 
@@ -75,6 +82,7 @@ func (collector) Describe(ch chan<- *prometheus.Desc) {
 		descUplinkNode, descRelayed, descRelays, descRelaysTotal, descRelayedBytes, descReconnects, descPeriod, descLeast, descWitness, descWitnessAlarm, descMirror, descMirrorWrong,
 		descSpool, descSpoolBytes, descSpoolAge, descSpoolHolding, descSpoolFailed, descNeverTaken, descLost,
 		descSpansLost, descSpansRefused, descMesh, descMeshKey, descMeshDropped, descMeshRefused, descFactsTaken, descFactsRefused,
+		descContent, descBadContent, descDownloads, descCache, descEvicted, descDamaged, descCacheFailed,
 	} {
 		ch <- d
 	}
@@ -128,6 +136,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(descMirrorWrong, m.Refused)
 	c.custody(gauge, counter)
 	c.mesh(gauge, counter)
+	c.content(gauge, counter)
 	c.uplink(gauge, counter)
 }
 
@@ -185,4 +194,18 @@ func (c collector) custody(gauge func(*prometheus.Desc, float64, ...string), cou
 	counter(descSpoolFailed, s.Failures)
 	counter(descNeverTaken, c.g.custody.Refused())
 	counter(descLost, c.g.custody.Lost())
+}
+
+// content tells what devices fetch.
+func (c collector) content(gauge func(*prometheus.Desc, float64, ...string), counter func(*prometheus.Desc, uint64, ...string)) {
+	s, k := c.g.content.Status(), c.g.cache.Status()
+	counter(descContent, s.Cached, "cache")
+	counter(descContent, s.Sibling, "sibling")
+	counter(descContent, s.WAN, "wan")
+	counter(descBadContent, s.Refused)
+	gauge(descDownloads, float64(c.g.agents.Downloads()))
+	gauge(descCache, float64(k.Bytes))
+	counter(descEvicted, k.Evicted)
+	counter(descDamaged, k.Damaged)
+	counter(descCacheFailed, k.Failed)
 }

@@ -17,6 +17,7 @@ var ErrRetired = errors.New("this gateway has ended: the core revoked it, or enr
 func (g *Gateway) changed(devices []ident.DeviceID, site bool) {
 	g.agents.Changed(devices, site)
 	if site {
+		g.content.Changed()
 		g.peers.Changed()
 		g.mesh.ListChanged()
 		select {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"net"
 
+	"github.com/holdfast-edge/holdfast/sitegw/content"
 	"github.com/holdfast-edge/holdfast/sitegw/mesh"
 	"github.com/holdfast-edge/holdfast/sitegw/sibling"
 	"github.com/holdfast-edge/holdfast/wire"
+	"github.com/holdfast-edge/holdfast/wire/link"
 )
 
 // served is what siblings may dial for.
@@ -15,6 +17,7 @@ func (g *Gateway) served() map[wire.Purpose]sibling.Handler {
 		wire.PurposeRelay:   func(ctx context.Context, r *sibling.Request) { g.relay.Serve(ctx, r) },
 		wire.PurposeGossip:  welcome(func(ctx context.Context, from string, c net.Conn) { g.mesh.Gossip(ctx, from, c) }),
 		wire.PurposePackets: welcome(func(ctx context.Context, from string, c net.Conn) { g.mesh.Packets(ctx, from, c) }),
+		wire.PurposeContent: welcome(func(ctx context.Context, from string, c net.Conn) { g.content.Sibling(ctx, from, c) }),
 		wire.PurposeMirror:  welcome(func(ctx context.Context, from string, c net.Conn) { g.mesh.Facts(ctx, from, c) }),
 	}
 }
@@ -65,4 +68,37 @@ func (g *Gateway) relays() []string {
 // dialRelay opens a stream to the core through a sibling.
 func (g *Gateway) dialRelay(ctx context.Context, name string) (net.Conn, error) {
 	return g.dialSibling(ctx, name, wire.PurposeRelay)
+}
+
+// living are the siblings that are alive, as far as the mesh knows.
+func (g *Gateway) living() []content.Sibling {
+	var out []content.Sibling
+	for _, s := range g.mesh.Siblings() {
+		if s.Alive {
+			out = append(out, content.Sibling{Name: s.Name, Uplink: s.Said && s.Meta.Uplink})
+		}
+	}
+	return out
+}
+
+// dialContent opens a session for content with a sibling.
+func (g *Gateway) dialContent(ctx context.Context, name string) (net.Conn, error) {
+	return g.dialSibling(ctx, name, wire.PurposeContent)
+}
+
+// coreContent opens a session for content with the core.
+func (g *Gateway) coreContent(ctx context.Context, tried map[string]bool) (content.Conn, string, error) {
+	ls, way, err := g.uplink.DialContent(ctx, tried)
+	if err != nil {
+		return nil, "", err // a nil *Session is no nil Conn
+	}
+	return ls, way, nil
+}
+
+// downloads joins the agents' sessions for content to what serves them.
+type downloads struct{ *content.Site }
+
+// Serve implements agentlink.Content.
+func (d downloads) Serve(ctx context.Context, ls *link.Session, first wire.Fetch, allowed func() *wire.Error) {
+	d.Agent(ctx, ls, first, allowed)
 }

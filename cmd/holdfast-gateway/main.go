@@ -49,6 +49,7 @@ func (f *flags) add(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&f.s.Cores, "core", nil, "host:port (UDP and TCP) of a core node's uplink (repeatable, or with commas); tried beside those that the core told")
 	fs.StringVar(&f.s.Ops, "ops", "", "host:port (TCP) for /metrics, /healthz and /readyz, which ask for no password: loopback or a management network; default none")
 	fs.Uint32Var(&f.s.TargetBeats, "target-beats", 0, "heartbeats a second, beyond which devices are told longer intervals (default 1000)")
+	fs.TextVar(&f.s.CacheQuota, "cache-quota", config.Bytes(0), "disk that content for devices may take, such as 1GiB; what was not used for the longest makes room (default 4GiB)")
 	fs.TextVar(&f.s.SpoolQuota, "spool-quota", config.Bytes(0), "disk that statements may take while the core cannot be reached, such as 256MiB; beyond it devices hold theirs (default 1GiB)")
 	fs.StringVar(&f.level, "log-level", "info", "debug, info, warn or error")
 }
@@ -128,6 +129,9 @@ func override(s, by *sitegw.Settings) {
 	}
 	if by.SpoolQuota != 0 {
 		s.SpoolQuota = by.SpoolQuota
+	}
+	if by.CacheQuota != 0 {
+		s.CacheQuota = by.CacheQuota
 	}
 }
 

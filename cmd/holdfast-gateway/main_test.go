@@ -52,7 +52,7 @@ func write(t *testing.T, content string) string {
 	return dir
 }
 
-const file = "name: gw-a\nlisten: file:1\ncores: [file:2, file:3]\nops: file:4\ntarget_beats: 21\nspool_quota: 2GiB\n"
+const file = "name: gw-a\nlisten: file:1\ncores: [file:2, file:3]\nops: file:4\ntarget_beats: 21\nspool_quota: 2GiB\ncache_quota: 3GiB\n"
 
 // A key is one thing that can be configured: where it can be said, and how a start sees it.
 type key struct {
@@ -81,6 +81,10 @@ func keys(fromEnv, fromFlag string) []key {
 		{
 			yaml: "spool_quota", flag: "spool-quota", def: "2GiB", env: "3MiB", args: "4MiB",
 			see: func(g given) string { return g.s.SpoolQuota.String() },
+		},
+		{
+			yaml: "cache_quota", flag: "cache-quota", def: "3GiB", env: "65MiB", args: "66MiB",
+			see: func(g given) string { return g.s.CacheQuota.String() },
 		},
 		{flag: "log-level", def: "info", env: "warn", args: "debug", see: func(g given) string { return g.level }},
 		{flag: "data-dir", env: fromEnv, args: fromFlag, see: func(g given) string { return g.dir }},
@@ -171,10 +175,11 @@ func TestAddressesByHand(t *testing.T) {
 	}
 }
 
-func TestBadSpoolQuota(t *testing.T) {
+func TestBadQuota(t *testing.T) {
 	dir := write(t, file)
 	for said, c := range map[string]struct{ dir, flag string }{
 		"spool_quota": {dir: write(t, strings.Replace(file, "2GiB", "1023KiB", 1))},
+		"cache_quota": {dir: write(t, strings.Replace(file, "3GiB", "63MiB", 1))},
 		"2 GB":        {dir: write(t, strings.Replace(file, "2GiB", "2 GB", 1))},
 		"spool-quota": {dir: dir, flag: "2GB"},
 	} {

@@ -12,6 +12,7 @@ type Counters struct {
 	Attached           ByCarrier     // sessions that were admitted
 	Heartbeats         atomic.Uint64 // that read
 	Probes             atomic.Uint64 // that were answered
+	Downloads          atomic.Uint64 // sessions for content that were admitted
 	Enrollments        atomic.Uint64 // that the core granted
 	EnrollmentsRefused ByCode
 	AgentsRefused      ByCode // that wanted a session

@@ -50,6 +50,7 @@ type Config struct {
 	Roster    *roster.Roster
 	Mirror    *mirror.Mirror
 	Siblings  Siblings
+	Content   Content
 	Wall      func() time.Time
 	Log       *slog.Logger
 }
@@ -87,9 +88,11 @@ type Server struct {
 
 	pings chan struct{} // without a buffer: received by the accept loop
 
-	mu       sync.Mutex
-	sessions map[*session]struct{}
-	stopped  bool // goodbye was said to all of them: nobody joins any more
+	mu        sync.Mutex
+	sessions  map[*session]struct{}
+	downloads map[ident.DeviceID]int // sessions for content; none is 0
+	fetching  int                    // of all devices
+	stopped   bool                   // goodbye was said to all of them: nobody joins any more
 
 	counters Counters
 }
@@ -98,8 +101,9 @@ type Server struct {
 func New(c Config) *Server {
 	return &Server{
 		Config: c, enrolling: make(chan struct{}, maxEnrolling), opening: make(chan struct{}, maxOpening), pings: make(chan struct{}), sessions: make(map[*session]struct{}),
-		failures: throttle.Failures{PerSecond: failuresPerSecond, Burst: failuresAtOnce},
-		openings: throttle.Failures{PerSecond: openingsPerSecond, Burst: openingsAtOnce},
+		downloads: make(map[ident.DeviceID]int),
+		failures:  throttle.Failures{PerSecond: failuresPerSecond, Burst: failuresAtOnce},
+		openings:  throttle.Failures{PerSecond: openingsPerSecond, Burst: openingsAtOnce},
 	}
 }
 
@@ -207,7 +211,7 @@ func (s *Server) open(ctx context.Context, p *link.Pending, opened func()) {
 
 // serveAgent admits an agent and serves its session.
 func (s *Server) serveAgent(ctx context.Context, ls *link.Session, opened func()) {
-	ses, err := s.greeted(ls)
+	ses, fetching, err := s.greeted(ls)
 	if err != nil {
 		var e *wire.Error
 		if !errors.As(err, &e) {
@@ -216,6 +220,13 @@ func (s *Server) serveAgent(ctx context.Context, ls *link.Session, opened func()
 		s.counters.AgentsRefused.Add(e.Code)
 		s.Log.Info("agent not admitted", "remote", ls.RemoteAddr().String(), "err", err)
 		ls.Refuse(e)
+		return
+	}
+	if fetching != nil {
+		defer fetching.done()
+		opened()
+		s.Content.Serve(ctx, ls, fetching.first, fetching.allowed)
+		ls.Close()
 		return
 	}
 	if ses == nil { // it only asked
@@ -335,26 +346,31 @@ func (s *Server) serveEnroll(ctx context.Context, ls *link.Session) {
 	}
 }
 
-// greeted reads the first message of an agent and answers it. The session is nil when that was a probe.
-func (s *Server) greeted(ls *link.Session) (*session, error) {
+// greeted reads the first message of an agent and answers it, but for a fetch, which makes the session a download. Both are nil when
+// that was a probe.
+func (s *Server) greeted(ls *link.Session) (*session, *download, error) {
 	peer, ok := ls.Peer(s.Wall())
 	if !ok || peer.ID.Role != ident.RoleDevice {
-		return nil, wire.Refuse(wire.CodeForbidden, "not a device")
+		return nil, nil, wire.Refuse(wire.CodeForbidden, "not a device")
 	}
 	if !s.openings.Failed(peer.ID.Device.String()) {
-		return nil, wire.Refuse(wire.CodeBusy, "the device opens too many sessions").After(busyAfter)
+		return nil, nil, wire.Refuse(wire.CodeBusy, "the device opens too many sessions").After(busyAfter)
 	}
 	t, body, err := ls.RecvWithin(openingTime)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	switch t {
 	case wire.TypeAttach:
-		return s.admit(ls, peer, body)
+		ses, err := s.admit(ls, peer, body)
+		return ses, nil, err
 	case wire.TypeProbe:
-		return nil, s.probed(ls, &peer, body)
+		return nil, nil, s.probed(ls, &peer, body)
+	case wire.TypeFetch:
+		d, err := s.fetches(&peer, body)
+		return nil, d, err
 	default:
-		return nil, wire.Refuse(wire.CodeMalformed, "want an attach, got %v", t)
+		return nil, nil, wire.Refuse(wire.CodeMalformed, "want an attach, got %v", t)
 	}
 }
 

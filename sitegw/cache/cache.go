@@ -270,6 +270,13 @@ func (c *Cache) yieldRoom() {
 	}
 }
 
+// Drop removes content that is not what its name says, though its file is whole.
+func (c *Cache) Drop(k Key, why error) {
+	if c.Has(k) {
+		c.drop(k, why)
+	}
+}
+
 // drop removes a file that does not verify.
 func (c *Cache) drop(k Key, why error) {
 	c.mu.Lock()

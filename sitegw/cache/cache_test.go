@@ -178,7 +178,7 @@ func TestUnfinished(t *testing.T) {
 
 // The cache does as a plain list does that forgets its last one, over restarts.
 func TestLeastRecentlyUsed(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(5) {
 		r, d := newRand(seed), simdisk.New(seed)
 		const quota = 3*Block + 2000
 		c := open(d, quota)

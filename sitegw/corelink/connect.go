@@ -208,11 +208,7 @@ func (l *Link) open(ctx context.Context, w way, o link.Options) (*session, error
 func (l *Link) openRelayed(ctx context.Context, w way, o link.Options) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, relayTime)
 	defer cancel()
-	conn, err := l.Relay(ctx, w.via)
-	if err != nil {
-		return nil, err
-	}
-	ls, err := link.DialConn(ctx, conn, l.target("", o).TLS, o)
+	ls, err := l.relayed(ctx, w.via, o)
 	if err != nil {
 		return nil, err
 	}

@@ -25,8 +25,9 @@ import (
 
 // Limits of what siblings can make this gateway carry.
 const (
-	// maxRelays is how many sessions one sibling may have: its uplink, and the next one before the older one's end is noticed.
-	maxRelays = 2
+	// maxRelays is how many sessions one sibling may have: its uplink, the next one before the older one's end is noticed, and one for
+	// content.
+	maxRelays = 3
 	piece     = 16 << 10 // bytes that lie here, each way
 	dialTime  = 3 * time.Second
 	maxDials  = 2 // nodes that are tried for one request: the sibling has no patience for more
