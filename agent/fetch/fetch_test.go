@@ -85,7 +85,10 @@ func TestHostileGateway(t *testing.T) {
 		"it refuses": {at(func(ls *link.Session, _ wire.Fetch) error {
 			return ls.Send(wire.TypeError, wire.Refuse(wire.CodeBusy, ""))
 		}), false, time.Second},
-		"silence": {at(func(*link.Session, wire.Fetch) error { return nil }), false, paceWithin + time.Second},
+		"silence": {at(func(ls *link.Session, _ wire.Fetch) error {
+			<-ls.Context().Done()
+			return errHangUp
+		}), false, paceWithin + time.Second},
 		"it trickles": {func(ls *link.Session, f wire.Fetch) error {
 			time.Sleep(50 * time.Second) // 400 bytes a second
 			return answer(ls, f)

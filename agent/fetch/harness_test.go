@@ -55,7 +55,7 @@ func within(t *testing.T, f func(t *testing.T, s *site)) {
 		s.tr = link.NewTransport(n.Socket(9), nil)
 		t.Cleanup(func() { s.ok(s.tr.Close()) })
 		s.ep = fleet.Endpoint(fleet.Certificate(ident.Device("acme", ident.NewDeviceID()), time.Now()))
-		s.client = New(s, time.Now, slog.New(slog.NewTextHandler(t.Output(), nil)))
+		s.client = New(s, time.Now, slog.New(slog.DiscardHandler))
 		f(t, s)
 	})
 }
@@ -107,7 +107,7 @@ func (g *gateway) session(ctx context.Context, pending *link.Pending) {
 func (s *site) Sources() []string { return []string{s.gws[0].addr, s.gws[1].addr} }
 
 func (s *site) Content(ctx context.Context, addr string) (*link.Session, error) {
-	to := link.Target{Addr: addr, TLS: s.ep.Client(wire.ALPNAgent, ident.RoleGateway, func(ident.Peer) error { return nil })}
+	to := link.Target{Addr: addr, TLS: s.ep.Client(wire.ALPNAgent, ident.RoleGateway, func(ident.Peer) error { return nil }), Options: link.Options{Limits: link.ContentLimits}}
 	return link.Open(ctx, link.NewDialer(s.tr, nil), to, func(ls *link.Session) (*link.Session, error) { return ls, nil })
 }
 

@@ -21,5 +21,7 @@ func (l *Link) Sources() []string {
 
 // Content opens a session for content with the gateway at an address. It may be called from any goroutine.
 func (l *Link) Content(ctx context.Context, addr string) (*wirelink.Session, error) {
-	return wirelink.Open(ctx, l.dialer, l.target(addr), func(s *wirelink.Session) (*wirelink.Session, error) { return s, nil })
+	to := l.target(addr)
+	to.Options.Limits = wirelink.ContentLimits
+	return wirelink.Open(ctx, l.dialer, to, func(s *wirelink.Session) (*wirelink.Session, error) { return s, nil })
 }
