@@ -11,7 +11,9 @@ import (
 )
 
 // known tells whether err is one of those that input may cause.
-func known(err error) bool { return errors.Is(err, wire.ErrMalformed) || errors.Is(err, ErrSignature) }
+func known(err error) bool {
+	return errors.Is(err, wire.ErrMalformed) || errors.Is(err, ErrSignature) || errors.Is(err, ErrPublisher)
+}
 
 // fuzzSealed fuzzes the parser of one kind. The fuzzer has no key: whatever verifies must say what the golden says.
 func fuzzSealed(f *testing.F, name string) {
@@ -46,6 +48,15 @@ func FuzzOpenDeviceEntry(f *testing.F) { fuzzSealed(f, "device_entry") }
 
 // FuzzOpenGatewayList: as FuzzOpenReceipt.
 func FuzzOpenGatewayList(f *testing.F) { fuzzSealed(f, "gateway_list") }
+
+// FuzzOpenOrder: as FuzzOpenReceipt.
+func FuzzOpenOrder(f *testing.F) { fuzzSealed(f, "order") }
+
+// FuzzOpenRelease: as FuzzOpenReceipt.
+func FuzzOpenRelease(f *testing.F) { fuzzSealed(f, "release") }
+
+// FuzzOpenPublisherSet: as FuzzOpenReceipt.
+func FuzzOpenPublisherSet(f *testing.F) { fuzzSealed(f, "publisher_set") }
 
 func FuzzParseEnroll(f *testing.F) { fuzzSealed(f, "enroll") }
 
@@ -84,6 +95,54 @@ func FuzzRegister(f *testing.F) {
 		}
 		if len(r.Tags) > wire.MaxTags || len(r.AgentVersion) > maxVersion || len(r.Profile.Hints.MACs) > 16 {
 			t.Fatalf("limits do not hold: %+v", r)
+		}
+	})
+}
+
+// Bodies that a device signs, and those of orders: what reads keeps the limits.
+func FuzzBodies(f *testing.F) {
+	for name := range sampleBodies() {
+		f.Add(golden(f, name+".body", nil))
+	}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		s, serr := (&Statement{Type: StatementStatus, Body: body}).Status()
+		a, aerr := (&Statement{Type: StatementAlarm, Body: body}).Alarm()
+		d, derr := (&Order{Kind: OrderDesired, Body: body}).Desired()
+		r, rerr := (&Statement{Type: StatementRegister, Body: body}).Register()
+		for _, err := range []error{serr, aerr, derr, rerr} {
+			if err != nil && !known(err) {
+				t.Fatalf("%v is not ErrMalformed", err)
+			}
+		}
+		switch {
+		case serr == nil && (CheckSlot(s.Slot) != nil || len(s.Reason) > maxReason || len(s.Detail) > maxDetail):
+			t.Fatalf("limits do not hold: %+v", s)
+		case aerr == nil && (a.Reason == "" || len(a.Reason) > maxReason || len(a.Detail) > maxDetail):
+			t.Fatalf("limits do not hold: %+v", a)
+		case derr == nil && len(d.Assignments) > MaxSlots:
+			t.Fatalf("limits do not hold: %+v", d)
+		case rerr == nil && len(r.Slots) > MaxSlots:
+			t.Fatalf("limits do not hold: %+v", r)
+		}
+	})
+}
+
+// What a set says before anybody verified it keeps the rules.
+func FuzzPeekPublisherSet(f *testing.F) {
+	for _, name := range []string{"publisher_set", "publisher_set_next"} {
+		f.Add(golden(f, name+".sealed", nil))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := PeekPublisherSet(b)
+		if err != nil {
+			if !known(err) {
+				t.Fatalf("%v is not ErrMalformed", err)
+			}
+			return
+		}
+		signatures, err := PublisherSignatures(b)
+		if err != nil || p.Check() != nil || len(signatures) == 0 || len(signatures) > MaxRoots {
+			t.Fatalf("%+v with %d signatures: %v", p, len(signatures), err)
 		}
 	})
 }

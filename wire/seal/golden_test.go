@@ -116,6 +116,8 @@ type sealedKind struct {
 	seal   func(testing.TB) []byte
 	// open parses and verifies with the right key, and returns what was signed.
 	open func([]byte) (any, error)
+	// wrap makes the message out of the signed part; nil: it is the message.
+	wrap func(testing.TB, []byte) []byte
 }
 
 func sealedKinds() []sealedKind {
@@ -126,7 +128,7 @@ func sealedKinds() []sealedKind {
 				s, err := SealStatement(sampleStatement(tb), deviceKID, deviceKey)
 				fatal(tb, err)
 				return s.Sealed
-			}, openStatement,
+			}, openStatement, nil,
 		},
 		{
 			"attach", domainAttach, cose.AlgorithmES256, func(testing.TB) any { return *sampleAttach() },
@@ -134,7 +136,7 @@ func sealedKinds() []sealedKind {
 				b, err := SealAttach(sampleAttach(), deviceKID, deviceKey)
 				fatal(tb, err)
 				return b
-			}, openAttach,
+			}, openAttach, nil,
 		},
 		{
 			"receipt", domainReceipt, cose.AlgorithmEdDSA, func(testing.TB) any { return *sampleReceipt() },
@@ -142,7 +144,7 @@ func sealedKinds() []sealedKind {
 				b, err := SealReceipt(sampleReceipt(), authority)
 				fatal(tb, err)
 				return b
-			}, openReceipt,
+			}, openReceipt, nil,
 		},
 		{
 			"audit_head", domainAuditHead, cose.AlgorithmEdDSA, func(testing.TB) any { return *sampleAuditHead() },
@@ -150,7 +152,7 @@ func sealedKinds() []sealedKind {
 				b, err := SealAuditHead(sampleAuditHead(), authority)
 				fatal(tb, err)
 				return b
-			}, openAuditHead,
+			}, openAuditHead, nil,
 		},
 		{
 			"device_entry", domainDeviceEntry, cose.AlgorithmEdDSA, func(testing.TB) any { return *sampleDeviceEntry() },
@@ -158,7 +160,7 @@ func sealedKinds() []sealedKind {
 				b, err := SealDeviceEntry(sampleDeviceEntry(), authority)
 				fatal(tb, err)
 				return b
-			}, openDeviceEntry,
+			}, openDeviceEntry, nil,
 		},
 		{
 			"gateway_list", domainGatewayList, cose.AlgorithmEdDSA, func(testing.TB) any { return *sampleGatewayList() },
@@ -166,7 +168,7 @@ func sealedKinds() []sealedKind {
 				b, err := SealGatewayList(sampleGatewayList(), authority)
 				fatal(tb, err)
 				return b
-			}, openGatewayList,
+			}, openGatewayList, nil,
 		},
 		{
 			"enroll", domainEnroll, cose.AlgorithmEdDSA,
@@ -177,7 +179,31 @@ func sealedKinds() []sealedKind {
 				b, err := SealEnroll(token, "plant", KindDevice, spki)
 				fatal(tb, err)
 				return b
-			}, openEnroll,
+			}, openEnroll, nil,
+		},
+		{
+			"order", domainOrder, cose.AlgorithmEdDSA, func(tb testing.TB) any { return *sampleOrder(tb) },
+			func(tb testing.TB) []byte {
+				b, err := SealOrder(sampleOrder(tb), authority)
+				fatal(tb, err)
+				return b
+			}, openOrder, nil,
+		},
+		{
+			"release", domainRelease, cose.AlgorithmEdDSA, func(testing.TB) any { return *sampleRelease() },
+			func(tb testing.TB) []byte {
+				b, err := SealRelease(sampleRelease(), publisherKey)
+				fatal(tb, err)
+				return b
+			}, openRelease, nil,
+		},
+		{
+			"publisher_set", domainPublishers, cose.AlgorithmEdDSA, func(testing.TB) any { return *sampleSet(1) },
+			func(tb testing.TB) []byte {
+				b, err := SignPublisherSet(sampleSet(1), authority)
+				fatal(tb, err)
+				return joined(tb, b)
+			}, openFirstSet, func(tb testing.TB, b []byte) []byte { return joined(tb, b) },
 		},
 	}
 }
@@ -279,6 +305,13 @@ func TestGoldenPayloads(t *testing.T) {
 	if want := golden(t, "register.body", body); !bytes.Equal(body, want) {
 		t.Errorf("a registration is encoded as\n%x, want\n%x", body, want)
 	}
+	for name, body := range sampleBodies() {
+		b, err := wire.Marshal(body)
+		fatal(t, err)
+		if want := golden(t, name+".body", b); !bytes.Equal(b, want) {
+			t.Errorf("the body of a %s is encoded as\n%x, want\n%x", name, b, want)
+		}
+	}
 }
 
 // What was signed by an earlier build verifies for ever: it is in the history, and it is never signed again.
@@ -315,6 +348,7 @@ func TestSamplesSetEveryField(t *testing.T) {
 	for _, k := range sealedKinds() {
 		samples = append(samples, k.sample(t))
 	}
+	samples = append(samples, sampleSet(1).Publishers[0], *sampleDesired(), sampleDesired().Assignments[0], *sampleStatus(), *sampleAlarm(), sampleSlots()[0])
 	for _, m := range samples {
 		v := reflect.ValueOf(m)
 		for i := range v.NumField() {

@@ -106,7 +106,7 @@ func (d *Desired) Check() error {
 	}
 	if !slices.IsSortedFunc(d.Assignments, func(a, b Assignment) int {
 		if a.Slot == b.Slot {
-			return 1
+			return -1 // a slot that is there twice is not in order: it would be two words about one thing
 		}
 		return strings.Compare(a.Slot, b.Slot)
 	}) {
