@@ -89,10 +89,20 @@ func profileFacts(s *output.Sheet, p v1.Profile) {
 func softwareFacts(s *output.Sheet, d v1.Device) {
 	s.Heading("Desired", "version "+strconv.FormatUint(d.Desired.Version, 10))
 	for _, as := range d.Desired.Assignments {
-		s.Sub(as.Slot, as.Artifact)
+		text := artifactLabel(as.Artifact, as.Name, as.Version)
+		if as.Attempt > 0 {
+			text += ", attempt " + strconv.FormatUint(uint64(as.Attempt), 10)
+		}
+		s.Sub(as.Slot, text)
 	}
 	s.Heading("Reported", "version "+strconv.FormatUint(d.Reported.Version, 10))
-	for _, sl := range d.Reported.Slots {
-		s.Sub(sl.Slot, because(sl.Artifact, sl.State))
+	for i := range d.Reported.Slots {
+		s.Sub(d.Reported.Slots[i].Slot, slotWords(&d.Reported.Slots[i].Status))
 	}
+}
+
+// slotWords is what a device stated of a slot, without the slot's name.
+func slotWords(st *v1.Status) string {
+	_, text, _ := strings.Cut(statusWords(st), ": ")
+	return text
 }

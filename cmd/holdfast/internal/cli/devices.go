@@ -17,7 +17,8 @@ import (
 
 func devicesCommand(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "devices", Aliases: []string{"device"}, Short: "list, look at and change devices"}
-	c.AddCommand(devicesList(a), devicesGet(a), devicesHistory(a), devicesPresence(a), devicesTag(a), devicesSet(a), devicesRelease(a))
+	c.AddCommand(devicesList(a), devicesGet(a), devicesHistory(a), devicesPresence(a), devicesTag(a), devicesSet(a), devicesRelease(a),
+		devicesAssign(a), devicesUnassign(a), devicesRetry(a), devicesExplain(a))
 	return c
 }
 
@@ -157,6 +158,12 @@ func historyGrid(items []v1.HistoryItem) *output.Grid {
 		for i, c := range it.Changed {
 			changed[i] = c.Fact + ": " + orNone(c.From) + " → " + orNone(c.To)
 		}
+		if it.Status != nil {
+			changed = append(changed, statusWords(it.Status))
+		}
+		if it.Alarm != nil {
+			changed = append(changed, because(it.Alarm.Reason, it.Alarm.Detail))
+		}
 		seq, kind := strconv.FormatUint(it.Seq, 10), it.Type
 		if it.To > it.Seq {
 			seq += "-" + strconv.FormatUint(it.To, 10)
@@ -164,10 +171,34 @@ func historyGrid(items []v1.HistoryItem) *output.Grid {
 		if it.Late {
 			kind += ", late"
 		}
-		g.Row(it.To != 0, strconv.FormatUint(it.Epoch, 10), seq, kind, output.Stamp(&it.CommittedAt),
+		bad := it.To != 0 || it.Alarm != nil || it.Status != nil && isBad(it.Status.State)
+		g.Row(bad, strconv.FormatUint(it.Epoch, 10), seq, kind, output.Stamp(&it.CommittedAt),
 			output.Stamp(it.DeviceTime), it.ClockState, it.Gateway, strings.Join(changed, ", "))
 	}
 	return g
+}
+
+// isBad tells whether a state of a slot is one to look at.
+func isBad(state string) bool {
+	return state == "failed" || state == "rolled_back" || state == "drifted"
+}
+
+// statusWords is a status in a few words.
+func statusWords(s *v1.Status) string {
+	text := s.Slot + ": " + artifactLabel(s.Artifact, s.Name, s.Version) + " " + s.State
+	if s.Reason != "" {
+		text += ", " + s.Reason
+	}
+	if s.Detail != "" {
+		text += ": " + s.Detail
+	}
+	if s.State == "downloading" && s.TotalBytes > 0 {
+		text += ", " + output.Bytes(min(s.FetchedBytes+s.SavedBytes, s.TotalBytes)) + " of " + output.Bytes(s.TotalBytes)
+	}
+	if isBad(s.State) {
+		text += "; " + artifactLabel(s.Running, s.RunningName, s.RunningVersion) + " runs"
+	}
+	return text
 }
 
 // orNone is for a fact that had no value, be it absent or unknown.

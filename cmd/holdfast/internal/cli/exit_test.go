@@ -97,7 +97,7 @@ func TestUsage(t *testing.T) {
 		line string
 	}{
 		{[]string{"devises"}, `no command "devises", did you mean devices?; see 'holdfast --help'`},
-		{[]string{"devices"}, "devices: which command? get, history, list, presence, release, set, tag; see 'holdfast devices --help'"},
+		{[]string{"devices"}, "devices: which command? assign, explain, get, history, list, presence, release, retry, set, tag, unassign; see 'holdfast devices --help'"},
 		{[]string{"devices", "lst"}, `devices: no command "lst", did you mean list?; see 'holdfast devices --help'`},
 		{[]string{"completion", "zz"}, `completion: no command "zz"; see 'holdfast completion --help'`},
 		{[]string{"completion", "bash", "x"}, `completion bash: unknown command "x" for "holdfast completion bash"; see 'holdfast completion bash --help'`},
@@ -133,6 +133,12 @@ func TestUsage(t *testing.T) {
 		{[]string{"cluster"}, "cluster: which command? invite, remove, snapshot, status, transfer-leadership; see 'holdfast cluster --help'"},
 		{[]string{"cluster", "remove"}, "cluster remove: NAME is missing; see 'holdfast cluster remove --help'"},
 		{[]string{"cluster", "invite", "--ttl", "soon"}, `cluster invite: --ttl: "soon" is no duration: write such as 2s, 5m or 1h; see 'holdfast cluster invite --help'`},
+		{[]string{"devices", "assign", "a", "--slot", "app"}, "devices assign: --artifact is missing; see 'holdfast devices assign --help'"},
+		{[]string{"devices", "unassign", "a"}, "devices unassign: --slot is missing; see 'holdfast devices unassign --help'"},
+		{[]string{"devices", "retry", "a"}, "devices retry: --slot is missing; see 'holdfast devices retry --help'"},
+		{[]string{"artifacts", "delete"}, "artifacts delete: ARTIFACT is missing; see 'holdfast artifacts delete --help'"},
+		{[]string{"sites", "set", "a", "--content-rate", "fast"}, `sites set: --content-rate: "fast" is no rate: write such as 500KiB/s, 2MiB/s or none; see 'holdfast sites set --help'`},
+		{[]string{"sites", "set", "a", "--content-rate", "0MiB/s"}, `sites set: --content-rate: "0MiB/s" is no rate: write such as 500KiB/s, 2MiB/s or none; see 'holdfast sites set --help'`},
 		{[]string{"sites", "set", "a", "--if-revision", "x"}, `sites set: invalid argument "x" for "--if-revision" flag: must be a revision such as 12 or r12; see 'holdfast sites set --help'`},
 		{[]string{"login", "https://a", "https://b"}, "login: accepts at most 1 arg(s), received 2; see 'holdfast login --help'"},
 		{[]string{"login", "http://127.0.0.1:1"}, `login: "http://127.0.0.1:1" is no core's address; write https://HOST:PORT`},

@@ -41,6 +41,11 @@ type fakeCore struct {
 	cluster  v1.Cluster
 
 	operators []v1.Operator
+
+	artifacts  []v1.Artifact
+	publishers []v1.PublisherSet
+	explained  v1.Explanation
+
 	audit     auditTrail
 	authority *identtest.Fleet // signs the trail's head; nil: nobody does
 
@@ -128,6 +133,15 @@ func (f *fakeCore) mux() *http.ServeMux {
 	m.HandleFunc("GET /v1/operators/{id}", func(w http.ResponseWriter, r *http.Request) { one(w, r, f.operators, operatorName) })
 	m.HandleFunc("DELETE /v1/operators/{id}", func(w http.ResponseWriter, r *http.Request) { one(w, r, f.operators, operatorName) })
 	m.HandleFunc("POST /v1/operators", f.createOperator)
+	m.HandleFunc("GET /v1/artifacts", func(w http.ResponseWriter, r *http.Request) { page(w, r, f.artifacts) })
+	m.HandleFunc("GET /v1/artifacts/{id}", f.artifact)
+	m.HandleFunc("DELETE /v1/artifacts/{id}", f.artifact)
+	m.HandleFunc("GET /v1/publishers", func(w http.ResponseWriter, r *http.Request) { page(w, r, f.publishers) })
+	m.HandleFunc("POST /v1/publishers", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusCreated, f.publishers[0]) })
+	m.HandleFunc("GET /v1/devices/{id}/explain", func(w http.ResponseWriter, _ *http.Request) { answer(w, 200, f.explained) })
+	m.HandleFunc("PUT /v1/devices/{id}/slots/{slot}", f.setSlot)
+	m.HandleFunc("DELETE /v1/devices/{id}/slots/{slot}", f.setSlot)
+	m.HandleFunc("POST /v1/devices/{id}/slots/{slot}/retry", f.setSlot)
 	f.auditRoutes(m)
 	return m
 }
@@ -185,12 +199,45 @@ func (f *fakeCore) setTags(w http.ResponseWriter, r *http.Request) {
 	answer(w, 200, d)
 }
 
+func (f *fakeCore) artifact(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("ETag", `"r9"`)
+	id := r.PathValue("id")
+	i := slices.IndexFunc(f.artifacts, func(x v1.Artifact) bool { return x.Digest == id || x.Name+"@"+x.Version == id })
+	if i < 0 {
+		refuse(w, http.StatusNotFound, "artifact "+id+": not found")
+		return
+	}
+	answer(w, 200, f.artifacts[i])
+}
+
+// setSlot answers a change of a slot with the device after it.
+func (f *fakeCore) setSlot(w http.ResponseWriter, r *http.Request) {
+	d := f.devices[0]
+	x := v1.Assignment{Slot: r.PathValue("slot"), Order: 5, Since: before(0), By: "op-1"}
+	switch r.Method {
+	case http.MethodPut:
+		var in v1.SetSlot
+		read(r, &in)
+		x.Artifact, x.Name, x.Version, x.Downgrade = f.artifacts[0].Digest, f.artifacts[0].Name, f.artifacts[0].Version, in.Downgrade
+	case http.MethodPost:
+		x.Artifact, x.Attempt = f.artifacts[1].Digest, 1
+	}
+	d.Desired = v1.Desired{Version: 5, Assignments: []v1.Assignment{x}}
+	answer(w, 200, d)
+}
+
 func (f *fakeCore) setSite(w http.ResponseWriter, r *http.Request) {
 	var in v1.SetSite
 	read(r, &in)
 	s := v1.Site{Name: r.PathValue("id"), HeartbeatIntervalS: 30, CreatedAt: fakeNow}
 	if in.HeartbeatInterval != "" {
 		s.HeartbeatIntervalS = seconds(in.HeartbeatInterval)
+	}
+	if in.ContentRate != nil {
+		s.Content.BytesPerSecond = *in.ContentRate
+	}
+	if in.ContentWindow != nil {
+		s.Content.Window = *in.ContentWindow
 	}
 	answer(w, 200, s)
 }

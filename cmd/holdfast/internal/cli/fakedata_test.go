@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"strings"
 	"time"
 
 	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
@@ -13,6 +14,9 @@ const (
 )
 
 // newFleet is a core with a small fleet.
+// The digests of two artifacts.
+var digestA, digestB = strings.Repeat("a", 64), strings.Repeat("b", 64)
+
 func newFleet() *fakeCore {
 	keys := []v1.Key{{ID: "0123456789abcdef0123456789abcdef", State: "active", Since: *before(48 * time.Hour), ExpiresAt: *before(-88 * 24 * time.Hour)}}
 	jetson := v1.Profile{
@@ -29,8 +33,16 @@ func newFleet() *fakeCore {
 				LastHeartbeatAt: before(3 * time.Second), HeartbeatIntervalS: 2, Gateway: "plant-7/gw-a", Profile: jetson,
 				AgentVersion: "1.0.0", Tags: map[string]string{"site": "plant-7", "line": "3"}, EnrolledAt: *before(48 * time.Hour),
 				RegisteredAt: before(26 * time.Hour), Keys: keys,
-				Desired:  v1.Desired{Version: 4, Assignments: []v1.Assignment{{Slot: "app", Artifact: "vision:1.2"}}},
-				Reported: v1.Reported{Version: 3, Slots: []v1.Slot{{Slot: "app", Artifact: "vision:1.1", State: "running"}}},
+				Desired: v1.Desired{Version: 4, Assignments: []v1.Assignment{{Slot: "app", Artifact: digestB, Name: "vision", Version: "1.2", Attempt: 1, Order: 4, Since: before(time.Hour), By: "op-1"}}},
+				Reported: v1.Reported{Version: 3, Slots: []v1.Slot{
+					{
+						Status: v1.Status{
+							Slot: "app", Artifact: digestB, Name: "vision", Version: "1.2", State: "rolled_back", Order: 3, Reason: "health", Detail: "port 80: refused",
+							Running: digestA, RunningName: "vision", RunningVersion: "1.1",
+						},
+						Epoch: 2, Seq: 3, StatedAt: *before(50 * time.Minute), At: *before(50 * time.Minute), Since: *before(50 * time.Minute),
+					},
+				}},
 			},
 			{
 				ID: idB, Site: "plant-7", State: "quarantined", StateReason: "clone", Presence: "offline", PresenceReason: "heartbeat_missed",
@@ -69,7 +81,39 @@ func newFleet() *fakeCore {
 			{Epoch: 1, Seq: 3, To: 5, Type: "lost", CommittedAt: *before(2 * time.Hour), Changed: []v1.Change{}},
 			{Epoch: 1, Seq: 4, Type: "register", DeviceTime: before(26 * time.Hour), ClockState: "synced", GatewayTime: before(26 * time.Hour), Gateway: "plant-7/gw-b", CommittedAt: *before(time.Minute), Late: true, Changed: []v1.Change{}},
 			{Epoch: 2, Seq: 1, Type: "register", DeviceTime: before(time.Hour), ClockState: "synced", GatewayTime: before(time.Hour), Gateway: "plant-7/gw-a", CommittedAt: *before(time.Hour), Changed: []v1.Change{}},
+			{
+				Epoch: 2, Seq: 2, Type: "status", DeviceTime: before(55 * time.Minute), ClockState: "synced", GatewayTime: before(55 * time.Minute), Gateway: "plant-7/gw-a",
+				CommittedAt: *before(55 * time.Minute), Changed: []v1.Change{},
+				Status: &v1.Status{Slot: "app", Artifact: digestB, Name: "vision", Version: "1.2", State: "downloading", Order: 3, TotalBytes: 200 << 20, FetchedBytes: 2 << 20, SavedBytes: 190 << 20},
+			},
+			{
+				Epoch: 2, Seq: 3, Type: "status", DeviceTime: before(50 * time.Minute), ClockState: "synced", GatewayTime: before(50 * time.Minute), Gateway: "plant-7/gw-a",
+				CommittedAt: *before(50 * time.Minute), Changed: []v1.Change{},
+				Status: &v1.Status{Slot: "app", Artifact: digestB, State: "failed", Order: 3, Reason: "health", Running: digestA},
+			},
+			{
+				Epoch: 2, Seq: 4, Type: "alarm", DeviceTime: before(time.Minute), ClockState: "synced", GatewayTime: before(time.Minute), Gateway: "plant-7/gw-a",
+				CommittedAt: *before(time.Minute), Changed: []v1.Change{}, Alarm: &v1.Alarm{Reason: "publishers", Detail: "set 2 does not verify"},
+			},
 		},
+		artifacts: []v1.Artifact{
+			{
+				Digest: digestB, Name: "vision", Version: "1.2", Number: 2, Kind: "tree", Size: 200 << 20, ManifestSize: 300 << 10, Chunks: 3200, Publisher: "ci", Signer: digestA,
+				Devices: 1, AddedAt: *before(2 * time.Hour), AddedBy: "op-1", Release: "AAE=",
+			},
+			{Digest: digestA, Name: "vision", Version: "1.1", Number: 1, Kind: "tree", Size: 199 << 20, Chunks: 3190, Publisher: "ci", Signer: digestA, AddedAt: *before(72 * time.Hour), AddedBy: "op-1"},
+			{Digest: strings.Repeat("c", 64), Name: "tool", Version: "3", Number: 3, Kind: "file", Size: 4096, Publisher: "ci", Signer: digestA, AddedAt: *before(time.Minute), AddedBy: "op-1"},
+		},
+		publishers: []v1.PublisherSet{
+			{Number: 1, Publishers: []v1.Publisher{{Name: "ci", Key: digestA}, {Name: "ops", Key: digestB}}, Roots: []string{digestA, digestB}, Threshold: 1, SetAt: *before(72 * time.Hour), SetBy: "op-1", Sealed: "AAE="},
+		},
+		explained: v1.Explanation{Device: idA, At: fakeNow, Facts: []v1.Fact{
+			{Topic: "device", Text: "It belongs to site plant-7 and is active."},
+			{Topic: "presence", Text: "It is online through gateway plant-7/gw-a.", Since: before(26 * time.Hour), Until: before(-3 * time.Second)},
+			{Slot: "app", Topic: "assignment", Text: "vision@1.2 is assigned.", Since: before(time.Hour)},
+			{Slot: "app", Topic: "waits", Text: "It waits for content."},
+			{Slot: "lib", Topic: "next", Text: "Nothing is to be done."},
+		}},
 		presence: []v1.PresenceItem{
 			{State: "online", From: *before(48 * time.Hour), To: before(27 * time.Hour), Gateway: "plant-7/gw-a", Beats: 37800, Missed: 2, Counted: true},
 			{State: "offline", From: *before(27 * time.Hour), To: before(26 * time.Hour), Gateway: "plant-7/gw-a", Reason: "site_unreachable", Missed: 1800},

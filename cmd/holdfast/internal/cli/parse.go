@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -66,4 +67,31 @@ func tagChanges(args []string) (set map[string]string, remove []string, err erro
 		seen[key] = true
 	}
 	return set, remove, nil
+}
+
+// byteRate reads a rate such as 2MiB/s, or none, which is 0. What range is good the core decides.
+func byteRate(flag, s string) (uint64, error) {
+	if s == "none" {
+		return 0, nil
+	}
+	bad := usage("--%s: %q is no rate: write such as 500KiB/s, 2MiB/s or none", flag, s)
+	number, ok := strings.CutSuffix(s, "/s")
+	if !ok {
+		return 0, bad
+	}
+	scale := float64(1)
+	for _, u := range []struct {
+		name string
+		size float64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"kB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"B", 1}} {
+		if n, is := strings.CutSuffix(number, u.name); is {
+			number, scale = n, u.size
+			break
+		}
+	}
+	v, err := strconv.ParseFloat(number, 64)
+	if n := v * scale; err == nil && n >= 1 && n < 1<<62 {
+		return uint64(n), nil
+	}
+	return 0, bad
 }

@@ -16,11 +16,11 @@ import (
 
 func publishersCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
-		Use: "publishers", Aliases: []string{"publisher"}, Short: "make and sign sets of publishers, who may sign artifacts",
+		Use: "publishers", Aliases: []string{"publisher"}, Short: "make, sign and push sets of publishers, who may sign artifacts",
 		Long: `A set of publishers says who may sign artifacts, and which root keys sign the next set. The core signs set 1 alone; each later one is
 signed by root keys of the set before, so that nobody who has the core can say who may publish. Keep root keys off the network.`,
 	}
-	c.AddCommand(publishersNew(a), publishersSign(a), publishersShow(a))
+	c.AddCommand(publishersNew(a), publishersSign(a), publishersShow(a), publishersPush(a), publishersList(a))
 	return c
 }
 

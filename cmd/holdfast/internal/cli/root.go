@@ -17,7 +17,7 @@ This is the operators' tool. Log in once; the context is stored in $HOLDFAST_CON
 context, and flags override both. Where the core has several nodes, a command goes to whichever of them works, unless an address
 is named. Tokens are read from files or, with -, from standard input; never from the command line.
 
-Wherever a device, a token or an operator is named, the beginning of its id will do while no other begins so.`
+Wherever a device, an artifact, a token or an operator is named, the beginning of its id will do while no other begins so.`
 
 // The groups of commands in the root's help.
 const (

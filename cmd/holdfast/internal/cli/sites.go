@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-edge/holdfast/cmd/holdfast/internal/client"
 	"github.com/holdfast-edge/holdfast/cmd/holdfast/internal/output"
 	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/wire"
 )
 
 func sitesCommand(a *app) *cobra.Command {
@@ -101,17 +102,18 @@ func siteSheet(s v1.Site, revision string, now time.Time) *output.Sheet {
 	if s.Backlog.OldestAt != nil {
 		sh.Sub("Oldest", output.Both(now, s.Backlog.OldestAt))
 	}
+	sh.Fact("Content", contentWords(&s.Content))
 	sh.Fact("Created", output.Both(now, &s.CreatedAt))
 	sh.Fact("Revision", revision)
 	return sh
 }
 
 func sitesSet(a *app) *cobra.Command {
-	var interval string
+	var interval, rate, window string
 	var expected revision
 	c := &cobra.Command{
-		Use: "set NAME [--heartbeat-interval DURATION]", Short: "change a site, and make it when it is new",
-		Example: "  holdfast sites set plant-7 --heartbeat-interval 2s",
+		Use: "set NAME [--heartbeat-interval DURATION] [--content-rate RATE] [--content-window WINDOW]", Short: "change a site, and make it when it is new",
+		Example: "  holdfast sites set plant-7 --heartbeat-interval 2s\n  holdfast sites set plant-7 --content-rate 2MiB/s --content-window 22:00-05:00",
 		Args:    takes("NAME"), ValidArgsFunction: firstArg(siteNames(a)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if interval != "" {
@@ -119,17 +121,62 @@ func sitesSet(a *app) *cobra.Command {
 					return err
 				}
 			}
+			change := v1.SetSite{HeartbeatInterval: interval}
+			if err := contentChange(&change, rate, window); err != nil {
+				return err
+			}
 			return a.with(cmd.Context(), func(c *client.Client) error {
-				s, err := client.SendIf[v1.Site](cmd.Context(), c, expected.etag(), http.MethodPut, client.Path("v1", "sites", args[0]),
-					v1.SetSite{HeartbeatInterval: interval})
+				s, err := client.SendIf[v1.Site](cmd.Context(), c, expected.etag(), http.MethodPut, client.Path("v1", "sites", args[0]), change)
 				if err != nil {
 					return err
 				}
-				return a.did(s, "site %s: heartbeat interval set to %s", args[0], output.Seconds(s.HeartbeatIntervalS))
+				did := "heartbeat interval set to " + output.Seconds(s.HeartbeatIntervalS)
+				if rate != "" || window != "" {
+					if did += ", "; interval == "" {
+						did = ""
+					}
+					did += "content comes " + contentWords(&s.Content)
+				}
+				return a.did(s, "site %s: %s", args[0], did)
 			})
 		},
 	}
 	c.Flags().StringVar(&interval, "heartbeat-interval", "", "`duration` from 1s to 1h between heartbeats of its devices")
+	c.Flags().StringVar(&rate, "content-rate", "", "most that its gateways together fetch over the WAN: a `rate` such as 2MiB/s, or none")
+	c.Flags().StringVar(&window, "content-window", "", "when they may, each day in UTC: a `window` such as 22:00-05:00, or always")
 	revisionFlag(c, &expected)
 	return c
+}
+
+// contentChange reads the flags of a site's limit. Empty ones leave what is.
+func contentChange(change *v1.SetSite, rate, window string) error {
+	if rate != "" {
+		n, err := byteRate("content-rate", rate)
+		if err != nil {
+			return err
+		}
+		change.ContentRate = &n
+	}
+	if window != "" {
+		if window == "always" {
+			window = ""
+		}
+		if _, _, err := wire.ParseWindow(window); err != nil {
+			return usage("--content-window: %w", err)
+		}
+		change.ContentWindow = &window
+	}
+	return nil
+}
+
+// contentWords is a site's limit in a few words.
+func contentWords(l *v1.Content) string {
+	rate, window := "as fast as it can", "always"
+	if l.BytesPerSecond > 0 {
+		rate = "at " + output.Bytes(l.BytesPerSecond) + "/s"
+	}
+	if l.Window != "" {
+		window = l.Window + " UTC"
+	}
+	return rate + ", " + window
 }
