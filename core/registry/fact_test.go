@@ -9,8 +9,14 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-// says is what the device's entry says, but for its number and time.
-func says(d *Device) string { return fmt.Sprint(d.Site, d.State, ActiveKeys(d.Keys), d.IntervalMS) }
+// says is what the device's entry and its order say, but for their numbers and times.
+func says(d *Device) string {
+	said := fmt.Sprint(d.Site, d.State, ActiveKeys(d.Keys), d.IntervalMS)
+	if d.Desired != nil {
+		said += fmt.Sprint(d.Desired.Sealed())
+	}
+	return said
+}
 
 // listed is what the list of a site's gateways says.
 func listed(v View, site string) (out string) {

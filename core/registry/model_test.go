@@ -13,13 +13,14 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-// The model is the registry's rules for tokens, enrollment, tags, intervals and presence once more, written as simply as
+// The model is the registry's rules for tokens, enrollment, tags, intervals, presence and slots once more, written as simply as
 // they can be said: plain maps, no copies, no views.
 type model struct {
 	now     int64
 	tokens  map[byte]*modelToken
 	devices map[int]*modelDevice // by machine
 	sites   map[string]uint32
+	have    map[uint64]bool // artifacts, by number
 }
 
 type modelToken struct {
@@ -38,10 +39,25 @@ type modelDevice struct {
 	gateway  string
 	since    int64
 	session  uint64
+
+	order, attempt uint64
+	slots          map[string]modelSlot
+	stated         map[string]modelStatus
+}
+
+type modelSlot struct {
+	artifact uint64 // number; 0: nothing
+	attempt  uint64
+}
+
+// A modelStatus is the newest that was committed of a slot.
+type modelStatus struct {
+	seq   uint64
+	state seal.SlotState
 }
 
 func newModel() *model {
-	return &model{now: start.UnixMilli(), tokens: map[byte]*modelToken{}, devices: map[int]*modelDevice{}, sites: map[string]uint32{}}
+	return &model{now: start.UnixMilli(), tokens: map[byte]*modelToken{}, devices: map[int]*modelDevice{}, sites: map[string]uint32{}, have: map[uint64]bool{}}
 }
 
 // enroll tells whether machine m is refused token n, and takes the use if it is not.
@@ -59,7 +75,7 @@ func (w *model) enroll(n byte, m int) (refused bool) {
 	t.left--
 	t.uses[m] = true
 	if w.devices[m] == nil {
-		w.devices[m] = &modelDevice{site: t.site, set: map[string]string{}}
+		w.devices[m] = &modelDevice{site: t.site, set: map[string]string{}, slots: map[string]modelSlot{}, stated: map[string]modelStatus{}}
 	}
 	return false
 }
@@ -76,6 +92,7 @@ type session struct {
 	w        *model
 	machines []*machine
 	facts    *factCheck
+	held     map[int][]heldStatus // by machine: stated, and not delivered
 }
 
 const modelMachines, modelTokens = 4, 4
@@ -222,6 +239,7 @@ func (s *session) check(t *rapid.T) {
 		if got := v.Interval(d); got != time.Duration(want)*time.Millisecond {
 			t.Fatalf("machine %d: interval %v, the model has %d ms", m, got, want)
 		}
+		s.checkSlots(t, m, w, d)
 		if p := d.Presence; p.Online != w.online || p.Gateway != w.gateway || p.SinceMS != w.since {
 			t.Fatalf("machine %d: presence %+v, the model has %+v", m, p, w)
 		}
@@ -269,10 +287,15 @@ func TestRegistryAgainstModel(t *testing.T) {
 		machines[i] = newMachine(t)
 	}
 	rapid.Check(t, func(t *rapid.T) {
-		s := &session{l: newLog(t), w: newModel(), machines: machines, facts: newFactCheck()}
+		for _, m := range machines {
+			m.seq, m.chain = 0, seal.Chain{}
+		}
+		s := &session{l: publishing(t), w: newModel(), machines: machines, facts: newFactCheck(), held: make(map[int][]heldStatus)}
 		t.Repeat(map[string]func(*rapid.T){
 			"create token": s.createToken, "revoke token": s.revokeToken, "enroll": s.enroll, "set tags": s.setTags,
 			"set interval": s.setInterval, "set site": s.setSite, "report": s.report, "pass time": s.pass, "restore": s.saveAndRestore,
+			"add artifact": s.addArtifact, "delete artifact": s.deleteArtifact, "assign": s.assign, "unassign": s.unassign, "retry": s.retry,
+			"state": s.stateStatus, "deliver": s.deliver,
 			"": s.check,
 		})
 	})
