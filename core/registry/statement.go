@@ -183,6 +183,14 @@ func diff(d, r *seal.Register) []Change {
 		is("profile.ram_bytes", number(p.RAMBytes), number(q.RAMBytes))
 	}
 	is("profile.soc", text(p.SoC), text(q.SoC))
+	if !slices.Equal(d.Slots, r.Slots) {
+		was, now := installed(d.Slots), installed(r.Slots)
+		names := maps.Clone(was)
+		maps.Copy(names, now)
+		for _, k := range slices.Sorted(maps.Keys(names)) {
+			is("slots."+k, was[k], now[k])
+		}
+	}
 	if !maps.Equal(d.Tags, r.Tags) {
 		names := maps.Clone(d.Tags)
 		if names == nil {
@@ -191,6 +199,17 @@ func diff(d, r *seal.Register) []Change {
 		maps.Copy(names, r.Tags)
 		for _, k := range slices.Sorted(maps.Keys(names)) {
 			is("tags."+k, d.Tags[k], r.Tags[k])
+		}
+	}
+	return out
+}
+
+// installed is what runs in each slot: a name and version, if the device knows them, and the artifact's digest.
+func installed(slots []seal.Installed) map[string]string {
+	out := make(map[string]string, len(slots))
+	for _, s := range slots {
+		if out[s.Slot] = s.Artifact.String(); s.Name != "" {
+			out[s.Slot] = s.Name + "@" + s.Version + " " + out[s.Slot]
 		}
 	}
 	return out

@@ -178,6 +178,7 @@ func TestChangedFacts(t *testing.T) {
 	r := seal.Register{AgentVersion: "1", Tags: map[string]string{"line": "3", "old": "x"}}
 	r.Profile.Arch, r.Profile.RAMBytes = wire.Known("arm64"), wire.Known(uint64(8<<30))
 	r.Profile.Accelerators = wire.Known([]string{"nvidia-gpu"})
+	r.Slots = []seal.Installed{{Slot: "app", Artifact: wire.Digest{1}, Name: "app", Version: "1"}, {Slot: "old", Artifact: wire.Digest{2}}}
 	eff := l.apply(m.submit(m.register(r)))
 	if rec := decodeRecord[StatementRecord](t, eff.Records[0]); len(rec.Changed) != 0 {
 		t.Errorf("the first registration changed %+v", rec.Changed)
@@ -189,12 +190,16 @@ func TestChangedFacts(t *testing.T) {
 	r.Profile.RAMBytes = wire.Unknown[uint64]("no /proc")
 	r.Profile.CPUCores = wire.Known(uint32(6))
 	r.Profile.Accelerators = wire.Known([]string{"google-edgetpu", "nvidia-gpu"})
+	r.Slots = []seal.Installed{{Slot: "app", Artifact: wire.Digest{3}, Name: "app", Version: "2"}}
 	eff = l.apply(m.submit(m.register(r)))
+	one, two, three := wire.Digest{1}.String(), wire.Digest{2}.String(), wire.Digest{3}.String()
 	want := []Change{
 		{"agent_version", "1", "2"},
 		{"profile.accelerators", "nvidia-gpu", "google-edgetpu,nvidia-gpu"},
 		{"profile.cpu_cores", "", "6"},
 		{"profile.ram_bytes", "8589934592", ""},
+		{"slots.app", "app@1 " + one, "app@2 " + three},
+		{"slots.old", two, ""},
 		{"tags.line", "3", "4"},
 		{"tags.old", "x", ""},
 	}
