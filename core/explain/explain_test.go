@@ -187,7 +187,9 @@ func TestDevice(t *testing.T) {
 			want:    map[string]string{TopicReported: "stated healthy. The core heard it last at 2026-05-01T09:59:00Z", TopicWaits: "-", TopicNext: "Nothing is to be done"},
 		},
 		"failed": {
-			reports: []registry.SlotReport{with(report(seal.SlotFailed), func(r *registry.SlotReport) { r.Reason, r.Detail, r.Running = "signature", "it does not verify", wire.Digest{} })},
+			reports: []registry.SlotReport{with(report(seal.SlotFailed), func(r *registry.SlotReport) {
+				r.Reason, r.Detail, r.Running = "signature", "it does not verify", wire.Digest{}
+			})},
 			want: map[string]string{
 				TopicReported: "failed, for the reason signature (it does not verify); nothing runs", TopicWaits: "-", TopicNext: "`holdfast devices retry 11000000-0000-0000-0000-000000000000 --slot app`",
 			},
