@@ -11,8 +11,8 @@ import (
 )
 
 func artifactsCommand(a *app) *cobra.Command {
-	c := &cobra.Command{Use: "artifacts", Aliases: []string{"artifact"}, Short: "build, sign, list and delete what is installed on devices"}
-	c.AddCommand(artifactsBuild(a), artifactsSign(a), artifactsVerify(a), artifactsList(a), artifactsGet(a), artifactsDelete(a))
+	c := &cobra.Command{Use: "artifacts", Aliases: []string{"artifact"}, Short: "build, sign, send, list and delete what is installed on devices"}
+	c.AddCommand(artifactsBuild(a), artifactsSign(a), artifactsVerify(a), artifactsPush(a), artifactsList(a), artifactsGet(a), artifactsDelete(a))
 	return c
 }
 

@@ -67,6 +67,7 @@ var classes = [...]struct {
 	{client.ErrConflict, exitConflict, "look at the present state and decide again"},
 	{client.ErrAnswer, exitFailure, "check that the address is a core's API and that its version fits this CLI"},
 	{client.ErrTooMany, exitFailure, "ask for fewer with --limit"},
+	{client.ErrFull, exitFailure, "run holdfast artifacts list to see what there is"},
 	{client.ErrRefused, exitFailure, "see the core's log"},
 }
 

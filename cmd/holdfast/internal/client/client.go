@@ -148,6 +148,11 @@ func SendSlow[T any](ctx context.Context, c *Client, method, path string, body a
 	return change[T](ctx, c, &call{method: method, path: path, slow: true}, body)
 }
 
+// SendBytes is SendSlow of a body that is no JSON.
+func SendBytes[T any](ctx context.Context, c *Client, path, contentType string, body []byte) (T, error) {
+	return change[T](ctx, c, &call{method: http.MethodPost, path: path, slow: true, body: body, contentType: contentType}, nil)
+}
+
 func change[T any](ctx context.Context, c *Client, r *call, body any) (T, error) {
 	var v T
 	r.key = rand.Text()

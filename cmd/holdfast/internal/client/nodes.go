@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ type call struct {
 	key          string // Idempotency-Key; empty: a read
 	match        string // If-Match; empty: none
 	slow         bool   // the core may take a minute for it
+	contentType  string // of the body; empty: JSON
 }
 
 // time is how long the call may take with its answer, on all nodes together.
@@ -172,7 +174,7 @@ func (c *Client) header(req *http.Request, r *call) {
 	req.Header.Set("Accept", "application/json, application/problem+json, text/event-stream, application/x-ndjson")
 	req.Header.Set("User-Agent", c.agent)
 	if len(r.body) > 0 {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Type", cmp.Or(r.contentType, "application/json"))
 	}
 	if r.key != "" {
 		req.Header.Set("Idempotency-Key", r.key)

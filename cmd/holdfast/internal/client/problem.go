@@ -32,6 +32,7 @@ var (
 	ErrNotFound     = errors.New("not found")
 	ErrConflict     = errors.New("conflict")
 	ErrUnavailable  = errors.New("unavailable")
+	ErrFull         = errors.New("no room")
 	ErrRefused      = errors.New("the core failed")
 )
 
@@ -40,6 +41,7 @@ var ErrOutcome = errors.New("the outcome is unknown")
 
 // A Problem is the core's refusal (RFC 9457). It unwraps to its class.
 type Problem struct { //nolint:errname // RFC 9457 calls it so
+	Type   string       `json:"type"`
 	Status int          `json:"status"`
 	Title  string       `json:"title"`
 	Detail string       `json:"detail"`
@@ -91,6 +93,8 @@ func (p *Problem) Unwrap() error {
 		return ErrConflict
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable:
 		return ErrUnavailable
+	case http.StatusInsufficientStorage:
+		return ErrFull
 	case http.StatusGatewayTimeout:
 		return ErrOutcome
 	default:
