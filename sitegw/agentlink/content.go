@@ -61,7 +61,11 @@ func (s *Server) fetches(peer *ident.Peer, body []byte) (*download, error) {
 
 // mayFetch is why a device gets no content; nil: it does, because the authority says that it is active, with this key.
 func (s *Server) mayFetch(peer *ident.Peer) *wire.Error {
-	if _, err := s.checkState(peer); err != nil {
+	ask, err := s.checkState(peer)
+	if ask {
+		s.Uplink.Ask(peer.ID.Device)
+	}
+	if err != nil {
 		e, ok := errors.AsType[*wire.Error](err)
 		if !ok {
 			e = wire.Refuse(wire.CodeInternal, "%v", err)
@@ -70,7 +74,6 @@ func (s *Server) mayFetch(peer *ident.Peer) *wire.Error {
 	}
 	switch d, known := s.Mirror.Device(peer.ID.Device); {
 	case !known:
-		s.Uplink.Ask(peer.ID.Device)
 		return wire.Refuse(wire.CodeUnavailable, "nothing is known of the device here yet").After(busyAfter)
 	case d.State == wire.DeviceQuarantined:
 		return wire.Refuse(wire.CodeQuarantined, "the device is quarantined").After(time.Minute)

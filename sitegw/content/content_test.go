@@ -229,8 +229,7 @@ func TestCoreLies(t *testing.T) {
 func TestManifestOfALiar(t *testing.T) {
 	inPlant(t, 2, func(t *testing.T, p *plant) {
 		p.gateways[1].set(func(g *gateway) { g.lies = true })
-		p.core.with(func(c *core) { c.part = 1000 })
-		d, manifest := p.core.manifest(2500)
+		d, manifest := p.core.manifest(2*wire.MaxPart + 5)
 		a := p.gateways[0].agent()
 		defer a.conn.Close()
 		var got []byte
@@ -240,7 +239,7 @@ func TestManifestOfALiar(t *testing.T) {
 		if !bytes.Equal(got, manifest) {
 			t.Error("another manifest")
 		}
-		if b := a.refused(wire.Fetch{Kind: wire.ContentManifest, Digest: d, Offset: 2500}); b.Code != wire.CodeMalformed {
+		if b := a.refused(wire.Fetch{Kind: wire.ContentManifest, Digest: d, Offset: uint64(len(manifest))}); b.Code != wire.CodeMalformed {
 			t.Errorf("behind its end: %+v", b)
 		}
 	})

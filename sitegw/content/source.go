@@ -52,7 +52,7 @@ func (s *Site) ask(ctx context.Context, k cache.Key, offset uint64, wanOnly bool
 	for _, src := range s.sources(k, wanOnly) {
 		b, err := s.askOne(ctx, src, wire.Fetch{Capability: wire.Capability, Kind: k.Kind, Digest: k.Digest, Number: k.Number, Offset: offset, Local: src.local})
 		if err == nil {
-			if err = s.check(k, b, src); err == nil {
+			if err = s.check(k, offset, b, src); err == nil {
 				s.count(src, b)
 				return b, src, nil
 			}

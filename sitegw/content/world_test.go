@@ -172,7 +172,6 @@ type core struct {
 	conns  []net.Conn
 	refuse *wire.Error // told instead of the first answer
 	broken bool        // it answers with other bytes
-	part   int         // bytes of a part of a manifest; 0: as many as may be
 	ways   []string    // that were dialled
 }
 
@@ -248,11 +247,7 @@ func (c *core) answer(f *wire.Fetch) (*wire.Blob, *wire.Error) {
 	out := &wire.Blob{Data: b}
 	if f.Kind == wire.ContentManifest {
 		out.Total = uint64(len(b))
-		n := c.part
-		if n == 0 {
-			n = wire.MaxPart
-		}
-		out.Data = b[min(int(f.Offset), len(b)):min(int(f.Offset)+n, len(b))]
+		out.Data = b[min(int(f.Offset), len(b)):min(int(f.Offset)+wire.MaxPart, len(b))]
 	}
 	if c.broken {
 		out.Data = append([]byte{^out.Data[0]}, out.Data[1:]...)

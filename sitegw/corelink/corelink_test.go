@@ -210,8 +210,20 @@ func (p *plant) acceptRaw() *peer {
 // hello takes the first message of a session.
 func (p *plant) hello(s *link.Session) *peer {
 	p.t.Helper()
-	c := &peer{Session: s, p: p}
-	hello := recv[wire.UplinkHello](c, wire.TypeUplinkHello)
+	t, body, err := s.RecvWithin(20 * time.Second)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return p.greeted(s, t, body)
+}
+
+// greeted takes the first message of a gateway, which must be a hello.
+func (p *plant) greeted(s *link.Session, t wire.Type, body []byte) *peer {
+	p.t.Helper()
+	c, hello := &peer{Session: s, p: p}, new(wire.UplinkHello)
+	if err := wire.Unmarshal(body, hello); err != nil || t != wire.TypeUplinkHello {
+		p.t.Fatalf("got %v, %v, want a hello", t, err)
+	}
 	if hello.Listen != "gw-a:4433" || hello.Version != "test" || hello.Run == 0 {
 		p.t.Errorf("hello %+v", hello)
 	}

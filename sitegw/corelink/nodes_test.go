@@ -90,7 +90,16 @@ func (p *plant) serve() (addrs []string) {
 
 // answer does what the node's mode says.
 func (n *node) answer(s *link.Session) {
-	c := n.p.hello(s)
+	t, body, err := s.RecvWithin(20 * time.Second)
+	if err != nil {
+		n.p.t.Error(err)
+		return
+	}
+	if t == wire.TypeFetch {
+		n.fetched(s)
+		return
+	}
+	c := n.p.greeted(s, t, body)
 	n.mu.Lock()
 	mode := n.mode
 	n.dials = append(n.dials, time.Now())
@@ -114,6 +123,14 @@ func (n *node) answer(s *link.Session) {
 		settle() // the welcome arrives
 		s.CloseWith(wire.Refuse(wire.CodeInternal, "changed my mind"))
 	}
+}
+
+// fetched answers the first question of a session for content with the node's name.
+func (n *node) fetched(s *link.Session) {
+	if err := s.Send(wire.TypeBlob, wire.Blob{Data: []byte(n.name)}); err != nil {
+		n.p.t.Error(err)
+	}
+	s.Recv() //nolint:errcheck // until it ends
 }
 
 func (n *node) set(m mode) {
