@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/artifact"
@@ -16,6 +17,9 @@ type patch struct {
 	target int
 	chosen bool
 }
+
+// collectFrom is the size from which a patched file is garbage that counts, in bytes.
+const collectFrom = 1 << 20
 
 // usable are the patches whose base the running release should have.
 func (st *stage) usable() []patch {
@@ -122,6 +126,9 @@ func (st *stage) applyPatches() (again bool, err error) {
 		}
 		if err := st.cut(p, file); err != nil {
 			return false, err
+		}
+		if len(file) > collectFrom { // what the next one needs is then what this one had
+			runtime.GC()
 		}
 	}
 	return again, nil
