@@ -271,7 +271,7 @@ func TestCheckUnit(t *testing.T) {
 	m := &manager{states: map[string]string{"app.service": "active", "getty@tty-1.service": "failed"}}
 	s := openSlot(t, slotDir(t), Options{Wrap: fast, Bus: m.serve(t)})
 	for unit, want := range map[string]string{"app.service": "", "getty@tty-1.service": "unit is failed", "none.service": "unit is inactive"} {
-		err := checkOne(t, t.Context(), s, artifact.Check{Kind: artifact.CheckUnit, Unit: unit})
+		err := checkOne(t.Context(), t, s, artifact.Check{Kind: artifact.CheckUnit, Unit: unit})
 		if (err == nil) != (want == "") || err != nil && !strings.HasSuffix(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", unit, err, want)
 		}
@@ -279,10 +279,10 @@ func TestCheckUnit(t *testing.T) {
 }
 
 // checkOne installs a release with one check, runs it and returns why it failed.
-func checkOne(t *testing.T, ctx context.Context, s *Slot, c artifact.Check, nodes ...node) error {
+func checkOne(ctx context.Context, t *testing.T, s *Slot, c artifact.Check, nodes ...node) error {
 	t.Helper()
 	v := makeVersion(t, 1, func(m *artifact.Manifest) { m.Health = []artifact.Check{c} }, append(nodes, file("zz", "z"))...)
-	v.install(t, s)
+	v.install(t, s) //nolint:contextcheck // it is the check that may be ended
 	err := s.Check(ctx, v.m)
 	if err == nil || ctx.Err() != nil {
 		return err

@@ -133,7 +133,7 @@ func checkHTTP(ctx context.Context, port uint16, path string) error {
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { c.Close() }) //nolint:errcheck,gosec // what is under way fails, and that is all
+	stop := context.AfterFunc(ctx, func() { c.Close() }) //nolint:errcheck // what is under way fails, and that is all
 	defer stop()
 	status, err := ask(c, port, path)
 	if err := errors.Join(err, c.Close()); err != nil && status == 0 {

@@ -42,7 +42,7 @@ func TestCheckExec(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("HOLDFAST_SECRET", "of the agent")
 			s := openSlot(t, slotDir(t), Options{Wrap: fast})
-			err := checkOne(t, t.Context(), s, artifact.Check{Kind: artifact.CheckExec, Path: "bin/check", Args: tc.args}, node{path: "bin/"}, script(tc.script))
+			err := checkOne(t.Context(), t, s, artifact.Check{Kind: artifact.CheckExec, Path: "bin/check", Args: tc.args}, node{path: "bin/"}, script(tc.script))
 			if (err == nil) != (tc.says == "") || err != nil && !strings.Contains(err.Error(), tc.says) {
 				t.Errorf("%v, want %q", err, tc.says)
 			}
@@ -81,7 +81,7 @@ func ends(t *testing.T, name string) {
 func TestCheckExecHangs(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "pid")
 	s := openSlot(t, slotDir(t), Options{Wrap: fast})
-	err := checkOne(t, t.Context(), s, artifact.Check{Kind: artifact.CheckExec, Path: "bin/check", Args: []string{out}, TimeoutMS: 500}, node{path: "bin/"},
+	err := checkOne(t.Context(), t, s, artifact.Check{Kind: artifact.CheckExec, Path: "bin/check", Args: []string{out}, TimeoutMS: 500}, node{path: "bin/"},
 		script(`trap '' TERM; echo waiting; sleep 1000 & echo $! > "$1"; wait; sleep 1000`))
 	if err == nil || !strings.Contains(err.Error(), "longer than 500ms") || !strings.Contains(err.Error(), "it said: waiting") {
 		t.Error(err)
@@ -95,7 +95,7 @@ func TestCheckExecLeavesChild(t *testing.T) {
 	s := openSlot(t, slotDir(t), Options{Wrap: fast})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := checkOne(t, ctx, s, artifact.Check{Kind: artifact.CheckExec, Path: "bin/check", Args: []string{out}}, node{path: "bin/"},
+	if err := checkOne(ctx, t, s, artifact.Check{Kind: artifact.CheckExec, Path: "bin/check", Args: []string{out}}, node{path: "bin/"},
 		script(`sleep 1000 & echo $! > "$1"`)); err != nil {
 		t.Error(err)
 	}
@@ -106,7 +106,7 @@ func TestCheckExecLeavesChild(t *testing.T) {
 func TestCheckExecChildEscapes(t *testing.T) {
 	s := openSlot(t, slotDir(t), Options{Wrap: fast})
 	begun := time.Now()
-	if err := checkOne(t, t.Context(), s, artifact.Check{Kind: artifact.CheckExec, Path: "bin/check"}, node{path: "bin/"}, script("setsid sleep 8 &")); err != nil {
+	if err := checkOne(t.Context(), t, s, artifact.Check{Kind: artifact.CheckExec, Path: "bin/check"}, node{path: "bin/"}, script("setsid sleep 8 &")); err != nil {
 		t.Error(err)
 	}
 	if d := time.Since(begun); d > 7*time.Second {
@@ -117,7 +117,7 @@ func TestCheckExecChildEscapes(t *testing.T) {
 // Of output without an end the last part is kept.
 func TestCheckExecFloods(t *testing.T) {
 	s := openSlot(t, slotDir(t), Options{Wrap: fast})
-	err := checkOne(t, t.Context(), s, artifact.Check{Kind: artifact.CheckExec, Path: "bin/check", TimeoutMS: 500}, node{path: "bin/"}, script("while :; do echo 0123456789abcdef; done"))
+	err := checkOne(t.Context(), t, s, artifact.Check{Kind: artifact.CheckExec, Path: "bin/check", TimeoutMS: 500}, node{path: "bin/"}, script("while :; do echo 0123456789abcdef; done"))
 	if err == nil || len(err.Error()) > 512 || !strings.Contains(err.Error(), "…") {
 		t.Error(err)
 	}
@@ -128,7 +128,7 @@ func TestCheckEnds(t *testing.T) {
 	s := openSlot(t, slotDir(t), Options{Wrap: fast})
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	err := checkOne(t, ctx, s, artifact.Check{Kind: artifact.CheckExec, Path: "bin/check"}, node{path: "bin/"}, script("sleep 1000"))
+	err := checkOne(ctx, t, s, artifact.Check{Kind: artifact.CheckExec, Path: "bin/check"}, node{path: "bin/"}, script("sleep 1000"))
 	if !errors.Is(err, context.DeadlineExceeded) || ReasonOf(err) == ReasonHealth {
 		t.Error(err)
 	}
@@ -139,7 +139,7 @@ func TestCheckFile(t *testing.T) {
 	s := openSlot(t, slotDir(t), Options{Wrap: fast})
 	nodes := []node{{path: "dir/"}, file("dir/file", "x"), {path: "link -> dir/file"}, {path: "none -> dir/other"}}
 	for path, healthy := range map[string]bool{"dir/file": true, "link": true, "dir": false, "none": false, "missing": false} {
-		if err := checkOne(t, t.Context(), s, artifact.Check{Kind: artifact.CheckFile, Path: path}, nodes...); (err == nil) != healthy {
+		if err := checkOne(t.Context(), t, s, artifact.Check{Kind: artifact.CheckFile, Path: path}, nodes...); (err == nil) != healthy {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
@@ -181,7 +181,7 @@ func TestCheckHTTP(t *testing.T) {
 	for path, says := range map[string]string{
 		"/ok": "", "/none": "", "/a b?q=1": "", "/bad": "503", "/away": "302", "/missing": "404", "/hang": "longer than 200ms",
 	} {
-		err := checkOne(t, t.Context(), s, artifact.Check{Kind: artifact.CheckHTTP, Port: port, Path: path, TimeoutMS: map[bool]uint32{true: 200, false: 10_000}[path == "/hang"]})
+		err := checkOne(t.Context(), t, s, artifact.Check{Kind: artifact.CheckHTTP, Port: port, Path: path, TimeoutMS: map[bool]uint32{true: 200, false: 10_000}[path == "/hang"]})
 		if (err == nil) != (says == "") || err != nil && !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v, want %q", path, err, says)
 		}
@@ -189,7 +189,7 @@ func TestCheckHTTP(t *testing.T) {
 	if n := elsewhere.Load(); n != 0 {
 		t.Errorf("%d requests went elsewhere", n)
 	}
-	if err := checkOne(t, t.Context(), s, artifact.Check{Kind: artifact.CheckTCP, Port: port}); err != nil {
+	if err := checkOne(t.Context(), t, s, artifact.Check{Kind: artifact.CheckTCP, Port: port}); err != nil {
 		t.Error(err)
 	}
 }
@@ -215,12 +215,12 @@ func TestCheckNotHTTP(t *testing.T) {
 			c.Close()
 		}()
 		port := uint16(l.Addr().(*net.TCPAddr).Port)
-		if err := checkOne(t, t.Context(), s, artifact.Check{Kind: artifact.CheckHTTP, Port: port, Path: "/"}); err == nil {
+		if err := checkOne(t.Context(), t, s, artifact.Check{Kind: artifact.CheckHTTP, Port: port, Path: "/"}); err == nil {
 			t.Errorf("%.20q is healthy", answer)
 		}
 		<-done
 		l.Close()
-		if err := checkOne(t, t.Context(), s, artifact.Check{Kind: artifact.CheckTCP, Port: port}); err == nil {
+		if err := checkOne(t.Context(), t, s, artifact.Check{Kind: artifact.CheckTCP, Port: port}); err == nil {
 			t.Error("a port on which nobody listens is healthy")
 		}
 	}

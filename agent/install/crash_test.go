@@ -84,7 +84,7 @@ func crashes(t *testing.T, after func(p *power)) int {
 		s, err := Open(dir, Options{Wrap: p.wrap})
 		if err == nil {
 			err = story(t, s, v1, v2, &switched)
-			p.FS.Close()
+			p.Close()
 		}
 		if err == nil {
 			p.end()

@@ -147,7 +147,7 @@ func (r rooted) Chmod(name string, mode fs.FileMode) error {
 
 func (r rooted) Exchange(a, b string) error {
 	return r.dir(".", func(f *os.File) error {
-		fd := int(f.Fd()) //nolint:gosec // G115: a descriptor
+		fd := int(f.Fd())
 		return unix.Renameat2(fd, a, fd, b, unix.RENAME_EXCHANGE)
 	})
 }
@@ -158,7 +158,7 @@ func free(dir string) (uint64, error) {
 	if err := unix.Statfs(dir, &s); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
 	}
-	return s.Bavail * uint64(s.Bsize), nil //nolint:gosec,unconvert // G115: a block size is positive; its type is not the same everywhere
+	return s.Bavail * uint64(s.Bsize), nil //nolint:gosec // G115: a block size is positive
 }
 
 // removeAll removes name and what is in it; directories that keep their owner out as well.

@@ -76,7 +76,7 @@ func hashFile(ctx context.Context, f io.ReaderAt, buf []byte) (d wire.Digest, si
 		if err := ctx.Err(); err != nil {
 			return d, size, err
 		}
-		n, err := f.ReadAt(buf, int64(size)) //nolint:gosec // G115: the size of a file
+		n, err := f.ReadAt(buf, int64(size))
 		h.Write(buf[:n])
 		size += uint64(n) //nolint:gosec // G115: not negative
 		if errors.Is(err, io.EOF) {

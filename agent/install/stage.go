@@ -60,11 +60,23 @@ func admit(m *artifact.Manifest) error {
 	}
 	for i := range m.Entries {
 		e := &m.Entries[i]
-		if need := map[artifact.EntryType]uint32{artifact.TypeFile: 0o400, artifact.TypeDir: 0o500}[e.Type]; e.Mode&need != need {
+		if need := readable(e.Type); e.Mode&need != need {
 			return fail(ReasonManifest, "entry %.80q: mode %#o keeps its owner from reading it, so nothing could tell whether it is whole", e.Path, e.Mode)
 		}
 	}
 	return nil
+}
+
+// readable is the mode that the owner of an entry needs to read it.
+func readable(t artifact.EntryType) uint32 {
+	switch t {
+	case artifact.TypeFile:
+		return 0o400
+	case artifact.TypeDir:
+		return 0o500
+	case artifact.TypeSymlink:
+	}
+	return 0
 }
 
 // sweep removes what was staged of a release.
