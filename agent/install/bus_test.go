@@ -115,11 +115,11 @@ func (m *manager) messages(c *busConn, r *bufio.Reader) {
 		case "Hello":
 			c.reply(msg, ":1.1")
 		case "AddMatch":
+			c.reply(msg)
+		case "Subscribe": // who did not ask is told nothing
 			m.mu.Lock()
 			m.listeners = append(m.listeners, c)
 			m.mu.Unlock()
-			c.reply(msg)
-		case "Subscribe":
 			c.reply(msg)
 		case "RestartUnit":
 			m.restart(c, msg)

@@ -131,8 +131,11 @@ func TestWrongContent(t *testing.T) {
 			v1.install(t, s)
 			src := v2.source()
 			src.alter = alter
-			if err := s.Stage(t.Context(), v2.d, v2.m, v2.b, src, nil); ReasonOf(err) != ReasonContent {
+			if err := s.Stage(t.Context(), v2.d, v2.m, v2.b, src, nil); ReasonOf(err) != ReasonContent || !strings.Contains(err.Error(), "chunk 1 of") {
 				t.Errorf("staged: %v", err)
+			}
+			if len(src.fetched) != 1 {
+				t.Errorf("%d chunks were taken", len(src.fetched))
 			}
 			if d, err := s.Current(); err != nil || d != v1.d || s.Verify(t.Context(), v1.d) != nil {
 				t.Errorf("%s runs, %v", d.Short(), err)

@@ -26,21 +26,62 @@ func seeds(t *testing.T) uint64 {
 	return min(n, 100)
 }
 
-// story is what a device goes through: an update, a rollback, the update again, and the removal of the old release.
-func story(t *testing.T, s *Slot, v1, v2 *version, switched *bool) error {
-	for _, step := range []func() error{
-		func() error { return s.Stage(t.Context(), v2.d, v2.m, v2.b, v2.source(), nil) },
-		func() error { *switched = true; return s.Switch(v2.d) },
-		func() error { return s.Verify(t.Context(), v2.d) },
-		func() error { return s.Switch(v1.d) },
-		func() error { return s.Switch(v2.d) },
-		func() error { return s.Prune() },
-	} {
-		if err := step(); err != nil {
-			return err
-		}
+// A story is what a device goes through between a state that it begins with and one that must be within reach after every crash.
+type story struct {
+	base  string // directory of the slot at the beginning
+	steps func(s *Slot) []func() error
+	after func(t *testing.T, dir string, step int) // step is how many steps were begun
+}
+
+// update is an update, a rollback, the update again, and the removal of the old release.
+func update(t *testing.T) *story {
+	v1, v2 := twoVersions(t)
+	base := slotDir(t)
+	s := openSlot(t, base, Options{Wrap: fast})
+	v1.install(t, s)
+	s.Close()
+	return &story{
+		base: base,
+		steps: func(s *Slot) []func() error {
+			return []func() error{
+				func() error { return s.Stage(t.Context(), v2.d, v2.m, v2.b, v2.source(), nil) },
+				func() error { return s.Switch(v2.d) },
+				func() error { return s.Verify(t.Context(), v2.d) },
+				func() error { return s.Switch(v1.d) },
+				func() error { return s.Switch(v2.d) },
+				func() error { return s.Prune() },
+			}
+		},
+		after: func(t *testing.T, dir string, step int) { wellAfter(t, dir, v1, v2, step > 1) },
 	}
-	return nil
+}
+
+// repair is the repair of a release that has drifted, while it is the one that runs.
+func repair(t *testing.T) *story {
+	v1, _ := twoVersions(t)
+	base := slotDir(t)
+	s := openSlot(t, base, Options{Wrap: fast})
+	v1.install(t, s)
+	s.Close()
+	flip(t, filepath.Join(base, "current", "bin", "app"), 5)
+	return &story{
+		base: base,
+		steps: func(s *Slot) []func() error {
+			return []func() error{func() error { return s.Stage(t.Context(), v1.d, v1.m, v1.b, v1.source(), nil) }}
+		},
+		after: func(t *testing.T, dir string, _ int) {
+			if n := len(read(t, filepath.Join(dir, "current", "bin", "app"))); n != 20*chunkSize+17 {
+				t.Fatalf("current/bin/app has %d bytes", n)
+			}
+			s := openSlot(t, dir, Options{Wrap: fast})
+			defer s.Close()
+			if d, err := s.Current(); err != nil || d != v1.d {
+				t.Fatalf("after the crash %s runs, %v", d.Short(), err)
+			}
+			v1.stage(t, s)
+			untouched(t, s, v1)
+		},
+	}
 }
 
 // wellAfter opens a slot after a crash: what current points to must be whole, and the new release within reach.
@@ -70,20 +111,19 @@ func wellAfter(t *testing.T, dir string, v1, v2 *version, switched bool) {
 }
 
 // crashes runs the story with a crash before each operation in turn, and returns how many there are.
-func crashes(t *testing.T, after func(p *power)) int {
-	v1, v2 := twoVersions(t)
-	base := slotDir(t)
-	s := openSlot(t, base, Options{Wrap: fast})
-	v1.install(t, s)
-	s.Close()
+func (st *story) crashes(t *testing.T, lose func(p *power)) int {
 	for n := 0; ; n++ {
 		dir := filepath.Join(t.TempDir(), "slot")
-		copyTree(t, base, dir)
-		p := cutAfter(t, dir, n)
-		switched := false
+		copyTree(t, st.base, dir)
+		p, step := cutAfter(t, dir, n), 0
 		s, err := Open(dir, Options{Wrap: p.wrap})
 		if err == nil {
-			err = story(t, s, v1, v2, &switched)
+			for _, do := range st.steps(s) {
+				step++
+				if err = do(); err != nil {
+					break
+				}
+			}
 			p.Close()
 		}
 		if err == nil {
@@ -93,8 +133,8 @@ func crashes(t *testing.T, after func(p *power)) int {
 		if p.fuse != 0 {
 			t.Fatalf("operation %d: %v", n, err)
 		}
-		after(p)
-		if !t.Run(fmt.Sprintf("operation=%d", n), func(t *testing.T) { wellAfter(t, dir, v1, v2, switched) }) {
+		lose(p)
+		if !t.Run(fmt.Sprintf("operation=%d", n), func(t *testing.T) { st.after(t, dir, step) }) {
 			return n
 		}
 	}
@@ -102,19 +142,50 @@ func crashes(t *testing.T, after func(p *power)) int {
 
 func TestKilledAnywhere(t *testing.T) {
 	t.Parallel()
-	n := crashes(t, (*power).end)
-	t.Logf("killed before each of %d operations that change the disk", n)
-	if n < 70 {
-		t.Errorf("only %d operations: do they go through the hook?", n)
+	for name, tc := range map[string]struct {
+		story func(*testing.T) *story
+		least int
+	}{"update": {update, 70}, "repair": {repair, 50}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := tc.story(t).crashes(t, (*power).end)
+			t.Logf("killed before each of %d operations that change the disk", n)
+			if n < tc.least {
+				t.Errorf("only %d operations: do they go through the hook?", n)
+			}
+		})
 	}
 }
 
 func TestPowerCutAnywhere(t *testing.T) {
 	t.Parallel()
-	for seed := range seeds(t) {
-		r := rand.New(rand.NewPCG(seed, 0))
-		n := crashes(t, func(p *power) { p.cut(r) })
-		t.Logf("seed %d: power cut before each of %d operations", seed, n)
+	for name, tell := range map[string]func(*testing.T) *story{"update": update, "repair": repair} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range seeds(t) {
+				r := rand.New(rand.NewPCG(seed, 0))
+				n := tell(t).crashes(t, func(p *power) { p.cut(r) })
+				t.Logf("seed %d: power cut before each of %d operations", seed, n)
+			}
+		})
+	}
+}
+
+// A crash while a slot is made for the first time leaves one that opens.
+func TestKilledAtTheBeginning(t *testing.T) {
+	t.Parallel()
+	v1, _ := twoVersions(t)
+	for n := 0; ; n++ {
+		dir := filepath.Join(t.TempDir(), "slot")
+		p := cutAfter(t, dir, n)
+		_, err := Open(dir, Options{Wrap: p.wrap})
+		p.end()
+		s := openSlot(t, dir, Options{Wrap: fast})
+		v1.install(t, s)
+		if err == nil {
+			t.Logf("killed before each of %d operations", p.ops)
+			return
+		}
 	}
 }
 

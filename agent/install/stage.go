@@ -30,14 +30,15 @@ func (s *Slot) Stage(ctx context.Context, d wire.Digest, m *artifact.Manifest, m
 	if err := admit(m); err != nil {
 		return err
 	}
+	if progress == nil {
+		progress = func(Progress) {}
+	}
 	switch err := s.Verify(ctx, d); {
 	case err == nil:
+		progress(Progress{Total: m.Size(), Staged: m.Size()})
 		return onDisk(s.sweep(d), "staging of %s", d.Short())
 	case ctx.Err() != nil || ReasonOf(err) != ReasonDrift:
 		return err
-	}
-	if progress == nil {
-		progress = func(Progress) {}
 	}
 	st := &stage{Slot: s, d: d, m: m, dir: staging(d), fetcher: f, tell: progress}
 	err := onDisk(st.run(ctx, manifestBytes), "stage %s", d.Short())
