@@ -105,7 +105,7 @@ func reasoned(err error) error {
 	if !ok {
 		return err
 	}
-	return &reconcile.Failure{Reason: e.Reason, Err: err}
+	return &reconcile.Error{Reason: e.Reason, Err: err}
 }
 
 // Bounds of the settings.

@@ -23,13 +23,13 @@ func (c *Client) Fetch(ctx context.Context, chunks []artifact.Chunk, deliver fun
 		take: func(i int, b *wire.Blob) error {
 			plain, err := artifact.OpenChunk(chunks[i].Digest, b.Codec, b.Data)
 			if err == nil && len(plain) != int(chunks[i].Size) {
-				return errOwn{fmt.Errorf("chunk %s has %d bytes, the manifest says %d: %w", chunks[i].Digest.Short(), len(plain), chunks[i].Size, artifact.ErrManifest)}
+				return ownError{fmt.Errorf("chunk %s has %d bytes, the manifest says %d: %w", chunks[i].Digest.Short(), len(plain), chunks[i].Size, artifact.ErrManifest)}
 			}
 			if err != nil {
-				return errContent{err}
+				return contentError{err}
 			}
 			if err := deliver(i, plain); err != nil {
-				return errOwn{err}
+				return ownError{err}
 			}
 			return nil
 		},
@@ -53,14 +53,14 @@ func (c *Client) Manifest(ctx context.Context, d wire.Digest, size uint64) ([]by
 	j.take = func(_ int, b *wire.Blob) error {
 		part, err := open(b)
 		if err != nil {
-			return errContent{err}
+			return contentError{err}
 		}
 		if b.Total != size || uint64(len(out)+len(part)) > size {
-			return errContent{fmt.Errorf("manifest %s: %d bytes behind %d, of %d, signed are %d: %w", d.Short(), len(part), len(out), b.Total, size, artifact.ErrChunk)}
+			return contentError{fmt.Errorf("manifest %s: %d bytes behind %d, of %d, signed are %d: %w", d.Short(), len(part), len(out), b.Total, size, artifact.ErrChunk)}
 		}
 		out = append(out, part...)
 		if uint64(len(out)) == size && wire.DigestOf(out) != d {
-			return errContent{fmt.Errorf("manifest %s: what came has another digest: %w", d.Short(), artifact.ErrChunk)}
+			return contentError{fmt.Errorf("manifest %s: what came has another digest: %w", d.Short(), artifact.ErrChunk)}
 		}
 		return nil
 	}
@@ -109,10 +109,10 @@ func (c *Client) one(ctx context.Context, f wire.Fetch, check func([]byte) error
 		ask: func(i int) (wire.Fetch, bool) { return f, i == 0 },
 		take: func(_ int, b *wire.Blob) error {
 			if b.Codec != wire.CodecRaw {
-				return errContent{fmt.Errorf("%v: codec %d: %w", f.Kind, b.Codec, wire.ErrMalformed)}
+				return contentError{fmt.Errorf("%v: codec %d: %w", f.Kind, b.Codec, wire.ErrMalformed)}
 			}
 			if err := check(b.Data); err != nil {
-				return errContent{err}
+				return contentError{err}
 			}
 			return nil
 		},

@@ -70,11 +70,11 @@ type job struct {
 	begin func() // at the beginning of a session, which then brings all from the beginning; nil: it goes on where the one before ended
 }
 
-// errOwn wraps an error for which no gateway is to blame: it ends the call.
-type errOwn struct{ error }
+// ownError wraps an error for which no gateway is to blame: it ends the call.
+type ownError struct{ error }
 
 // Unwrap is the cause.
-func (e errOwn) Unwrap() error { return e.error }
+func (e ownError) Unwrap() error { return e.error }
 
 // run has a job done by one gateway after the other, until all of them in a row have brought nothing. The error is the one that says most.
 func (c *Client) run(ctx context.Context, j *job) error {
@@ -86,7 +86,7 @@ func (c *Client) run(ctx context.Context, j *job) error {
 	for failed := 0; failed < len(addrs); {
 		before := j.next
 		err := c.session(ctx, addrs[0], j)
-		own, isOwn := errors.AsType[errOwn](err)
+		own, isOwn := errors.AsType[ownError](err)
 		switch {
 		case err == nil:
 			return nil
@@ -108,15 +108,15 @@ func (c *Client) run(ctx context.Context, j *job) error {
 	return worst
 }
 
-// errContent marks that what came is not what was asked for, by whoever can tell.
-type errContent struct{ error }
+// contentError marks that what came is not what was asked for, by whoever can tell.
+type contentError struct{ error }
 
 // Unwrap is the cause.
-func (e errContent) Unwrap() error { return e.error }
+func (e contentError) Unwrap() error { return e.error }
 
 // rank is how much an error says of what is fetched: that it was seen and is wrong, that it is not there, or that nobody answered.
 func rank(err error) int {
-	_, seen := errors.AsType[errContent](err)
+	_, seen := errors.AsType[contentError](err)
 	e, answered := errors.AsType[*wire.Error](err)
 	switch {
 	case seen:

@@ -72,7 +72,6 @@ func (s *scenario) play(t *testing.T, crashes ...int) (steps int) {
 	for i, task := range s.orders {
 		began := len(r.said)
 		r.forget()
-		task := task
 		r.tasks = &task
 		last := i == len(s.orders)-1
 		if last {
@@ -101,8 +100,8 @@ func (s *scenario) play(t *testing.T, crashes ...int) (steps int) {
 		if finals != 1 || !r.said[len(r.said)-1].State.Final() {
 			t.Errorf("%s %v: order %d ended %d times: %q", s.name, crashes, task.Order, finals, r.states())
 		}
-		if !m.Phase.atRest() || states[m.Phase].String() != r.ended() {
-			t.Errorf("%s %v: at rest as %s, stated %q", s.name, crashes, stateOf(m.Phase), r.states())
+		if !m.Phase.atRest() || m.Phase.String() != r.ended() {
+			t.Errorf("%s %v: at rest as %s, stated %q", s.name, crashes, m.Phase.String(), r.states())
 		}
 		if last && (r.ended() != s.ends || r.current != s.runs || !s.runs.IsZero() && !r.releases[s.runs]) {
 			t.Errorf("%s %v: %q, current %s, want %s on %s", s.name, crashes, r.states(), r.current.Short(), s.ends, s.runs.Short())

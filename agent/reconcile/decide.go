@@ -95,7 +95,7 @@ func Decide(m Memory, v View) Action {
 		return applying(m, v)
 	case Reverting:
 		return reverting(m, v)
-	default: // Removing
+	case Removing:
 		switch {
 		case v.Run.waits(v.Now):
 			return until(v.Run.Wait)
@@ -103,7 +103,9 @@ func Decide(m Memory, v View) Action {
 			return Action{Do: Switch}
 		}
 		return m.to(Removed, "", "")
+	case Rest, Healthy, RolledBack, Failed, Removed:
 	}
+	return Action{Do: Wait}
 }
 
 // superseded tells whether an order wants something else than t.
@@ -198,11 +200,12 @@ func applying(m Memory, v View) Action {
 		}
 	}
 	a, verdict := proving(t, v)
-	switch {
-	case verdict == passed:
+	switch verdict {
+	case passed:
 		return m.to(Healthy, "", "")
-	case verdict == fell:
+	case fell:
 		return m.to(Reverting, v.Run.why(), v.Run.Detail)
+	case pending:
 	}
 	return a
 }
@@ -224,11 +227,12 @@ func reverting(m Memory, v View) Action {
 	}
 	v.Run.Proof.Soak = 0
 	a, verdict := proving(good, v)
-	switch {
-	case verdict == passed:
+	switch verdict {
+	case passed:
 		return m.to(RolledBack, m.Reason, m.Detail)
-	case verdict == fell:
+	case fell:
 		return m.to(Failed, m.Reason, m.Detail+"; and the release before is not healthy: "+v.Run.Detail)
+	case pending:
 	}
 	return a
 }

@@ -24,25 +24,25 @@ const (
 	ReasonSuperseded = "superseded"       // an order wanted the release before back
 )
 
-// A Failure is an error with a reason.
-type Failure struct {
+// An Error is an error with a reason.
+type Error struct {
 	Reason string
 	Err    error
 }
 
 // Error says what went wrong.
-func (f *Failure) Error() string { return f.Err.Error() }
+func (f *Error) Error() string { return f.Err.Error() }
 
 // Unwrap is the cause.
-func (f *Failure) Unwrap() error { return f.Err }
+func (f *Error) Unwrap() error { return f.Err }
 
 func fail(reason, format string, args ...any) error {
-	return &Failure{reason, fmt.Errorf(format, args...)}
+	return &Error{reason, fmt.Errorf(format, args...)}
 }
 
 // reasonOf is an error's reason; ReasonContent where it says none: then it came from a fetch.
 func reasonOf(err error) string {
-	if f, ok := errors.AsType[*Failure](err); ok {
+	if f, ok := errors.AsType[*Error](err); ok {
 		return f.Reason
 	}
 	return ReasonContent

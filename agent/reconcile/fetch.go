@@ -11,7 +11,7 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-// Content brings what is named by a digest or a number. An error that is no Failure may pass with time.
+// Content brings what is named by a digest or a number. An error that is no Error may pass with time.
 type Content interface {
 	// Release has check look at an artifact's sealed release, as one gateway after the other has it, until it finds nothing wrong with it.
 	Release(ctx context.Context, d wire.Digest, check func([]byte) error) error
@@ -133,7 +133,7 @@ func (r *Reconciler) prepare(ctx context.Context, n *runner) (*artifact.Manifest
 	}
 	m, err := artifact.Decode(b)
 	if err != nil {
-		return nil, nil, &Failure{ReasonManifest, err}
+		return nil, nil, &Error{ReasonManifest, err}
 	}
 	if m.Name != rel.Name || m.Version != rel.Version || m.Number != rel.Number {
 		return nil, nil, fail(ReasonMismatch, "signed was release %d, %s@%s; the manifest is release %d, %s@%s", rel.Number, rel.Name, rel.Version, m.Number, m.Name, m.Version)

@@ -26,10 +26,43 @@ const (
 	Repairing  Phase = 10 // what was healthy is not on the disk as it was: it is staged anew
 )
 
-// states are how phases are stated; those that are not in it are not.
-var states = map[Phase]seal.SlotState{
-	Fetching: seal.SlotDownloading, Verifying: seal.SlotVerifying, Applying: seal.SlotApplying, Healthy: seal.SlotHealthy,
-	RolledBack: seal.SlotRolledBack, Failed: seal.SlotFailed, Removed: seal.SlotRemoved, Repairing: seal.SlotDrifted,
+// state is how a phase is stated; 0: it is not.
+func (p Phase) state() seal.SlotState {
+	switch p {
+	case Fetching:
+		return seal.SlotDownloading
+	case Verifying:
+		return seal.SlotVerifying
+	case Applying:
+		return seal.SlotApplying
+	case Healthy:
+		return seal.SlotHealthy
+	case RolledBack:
+		return seal.SlotRolledBack
+	case Failed:
+		return seal.SlotFailed
+	case Removed:
+		return seal.SlotRemoved
+	case Repairing:
+		return seal.SlotDrifted
+	case Rest, Reverting, Removing:
+	}
+	return 0
+}
+
+// String is the phase as logs have it: as it is stated, if it is.
+func (p Phase) String() string {
+	if s := p.state(); s != 0 {
+		return s.String()
+	}
+	switch p {
+	case Reverting:
+		return "reverting"
+	case Removing:
+		return "removing"
+	default:
+		return "rest"
+	}
 }
 
 // atRest tells whether the device does nothing more by itself for the task.
@@ -93,7 +126,7 @@ type Word struct {
 type Memory struct {
 	Task   Task   `cbor:"1,keyasint"` // that is worked on, or was worked on last
 	Phase  Phase  `cbor:"2,keyasint"`
-	Reason string `cbor:"3,keyasint,omitempty"` // why it is there; see Failure
+	Reason string `cbor:"3,keyasint,omitempty"` // why it is there; see Error
 	Detail string `cbor:"4,keyasint,omitempty"` // for people
 
 	Good   Named `cbor:"5,keyasint"` // what was healthy last, and is gone back to; zero: nothing
@@ -175,8 +208,8 @@ func (m Memory) enter(slot string, s Step, v *View) (Memory, error) {
 
 // spoken puts the word for m's phase into it, if the phase is stated.
 func (m Memory) spoken(slot string, v *View) (Memory, error) {
-	state, stated := states[m.Phase]
-	if !stated || m.Phase.progress() && !v.Room {
+	state := m.Phase.state()
+	if state == 0 || m.Phase.progress() && !v.Room {
 		m.Word = nil
 		return m, nil
 	}

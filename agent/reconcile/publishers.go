@@ -112,10 +112,10 @@ func (p *publishers) release(ctx context.Context, sealed []byte, d wire.Digest) 
 				return nil, next
 			}
 			if !more {
-				return nil, &Failure{ReasonPublisher, err}
+				return nil, &Error{ReasonPublisher, err}
 			}
 		case errors.Is(err, seal.ErrSignature):
-			return nil, &Failure{ReasonSignature, err}
+			return nil, &Error{ReasonSignature, err}
 		case err != nil:
 			return nil, err
 		case rel.Manifest != d:

@@ -3,7 +3,6 @@ package reconcile
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 	"github.com/holdfast-edge/holdfast/agent/devstate"
 	"github.com/holdfast-edge/holdfast/internal/backoff"
 	"github.com/holdfast-edge/holdfast/internal/durable"
+	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/artifact"
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
@@ -33,7 +33,7 @@ type Config struct {
 	Content   Content
 	Sets      Sets
 	Outbox    Outbox
-	Preflight func(*artifact.Manifest) error // whether an artifact fits this device; the errors are Failures
+	Preflight func(*artifact.Manifest) error // whether an artifact fits this device; the errors are Errors
 	Log       *slog.Logger
 }
 
@@ -62,7 +62,7 @@ func New(c Config) (*Reconciler, error) {
 		if !e.IsDir() || seal.CheckSlot(e.Name()) != nil {
 			continue
 		}
-		if _, err := r.open(e.Name()); err != nil {
+		if err := r.open(e.Name()); err != nil {
 			c.Log.Error("slot is left alone", "slot", e.Name(), "err", err)
 		}
 	}
@@ -70,18 +70,18 @@ func New(c Config) (*Reconciler, error) {
 }
 
 // open opens a slot, and makes it if it is not there. There is no runner for the name yet.
-func (r *Reconciler) open(name string) (*runner, error) {
+func (r *Reconciler) open(name string) error {
 	dir := filepath.Join(r.Dir, name)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
+		return err
 	}
 	slot, err := r.Open(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	current, err := slot.Current()
 	if err != nil {
-		return nil, errors.Join(err, slot.Close())
+		return errors.Join(err, slot.Close())
 	}
 	f, mem, err := load(dir)
 	if errors.Is(err, durable.ErrDamaged) {
@@ -89,7 +89,7 @@ func (r *Reconciler) open(name string) (*runner, error) {
 		mem, err = Memory{Good: Named{Artifact: current}}, nil
 	}
 	if err != nil {
-		return nil, errors.Join(err, slot.Close())
+		return errors.Join(err, slot.Close())
 	}
 	n := &runner{
 		name: name, slot: slot, file: f, mem: mem, out: r.Outbox, log: r.Log, tell: r.tell, stage: r.stage, wake: make(chan struct{}, 1),
@@ -101,7 +101,7 @@ func (r *Reconciler) open(name string) (*runner, error) {
 	r.slots[name] = n
 	r.mu.Unlock()
 	n.show(current)
-	return n, nil
+	return nil
 }
 
 // Close lets go of the slots. Run has ended, or was never called.
@@ -167,7 +167,7 @@ func (r *Reconciler) start(ctx context.Context, wg *sync.WaitGroup, started map[
 	all := true
 	for name := range wanted {
 		if r.runner(name) == nil {
-			if _, err := r.open(name); err != nil {
+			if err := r.open(name); err != nil {
 				r.Log.Error("slot cannot be opened, trying again later", "slot", name, "err", err)
 				all = false
 			}
@@ -213,11 +213,12 @@ func (r *Reconciler) Installed() (all []seal.Installed) {
 func (r *Reconciler) tell() {
 	var running []byte
 	if all := r.Installed(); len(all) > 0 {
-		h := sha256.New()
+		var b []byte
 		for _, i := range all {
-			fmt.Fprintf(h, "%s %s\n", i.Slot, i.Artifact)
+			b = fmt.Appendf(b, "%s %s\n", i.Slot, i.Artifact)
 		}
-		running = h.Sum(nil)
+		d := wire.DigestOf(b)
+		running = d[:]
 	}
 	r.mu.Lock()
 	r.running = running

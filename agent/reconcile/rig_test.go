@@ -156,7 +156,7 @@ func (r *rig) save(m *Memory) error {
 	if err != nil {
 		return err
 	}
-	return r.op("save "+stateOf(m.Phase), func() { r.memory = b })
+	return r.op("save "+m.Phase.String(), func() { r.memory = b })
 }
 
 // fetched is what stages: what Reconciler.stage does, without a link.

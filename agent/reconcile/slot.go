@@ -12,7 +12,7 @@ import (
 	"github.com/holdfast-edge/holdfast/wire/seal"
 )
 
-// A Slot is what is installed in one slot of the device. Its errors are Failures. One goroutine uses it.
+// A Slot is what is installed in one slot of the device. Its errors are Errors. One goroutine uses it.
 type Slot interface {
 	// Current is the release that current points to; zero: none.
 	Current() (wire.Digest, error)
@@ -243,7 +243,7 @@ func (r *runner) enter(ctx context.Context, s Step, v View) {
 		backoff.Sleep(ctx, retrySave)
 		return
 	}
-	r.log.Info("slot", "slot", r.name, "state", stateOf(next.Phase), "artifact", next.Task.Artifact.Short(), "order", next.Task.Order, "reason", next.Reason, "detail", next.Detail)
+	r.log.Info("slot", "slot", r.name, "state", next.Phase.String(), "artifact", next.Task.Artifact.Short(), "order", next.Task.Order, "reason", next.Reason, "detail", next.Detail)
 	if next.Phase != r.mem.Phase || next.Task != r.mem.Task {
 		r.run, r.manifest, r.trouble = Run{}, nil, time.Time{}
 		r.fetchWait.Reset()
@@ -259,14 +259,6 @@ func (r *runner) enter(ctx context.Context, s Step, v View) {
 
 func (r *runner) nextLook() time.Time { return time.Now().Add(backoff.Jitter(lookEvery, lookJitter)) }
 
-// stateOf is how a log names a phase.
-func stateOf(p Phase) string {
-	if s, ok := states[p]; ok {
-		return s.String()
-	}
-	return map[Phase]string{Rest: "rest", Reverting: "reverting", Removing: "removing"}[p]
-}
-
 // noted notes what came of an action that can be tried again.
 func (r *runner) noted(ctx context.Context, err error, final bool) {
 	if ctx.Err() != nil {
@@ -279,7 +271,7 @@ func (r *runner) noted(ctx context.Context, err error, final bool) {
 	r.run.Reason, r.run.Detail, r.run.Final = reasonOf(err), err.Error(), final
 	r.run.Tries++
 	r.run.Wait = time.Now().Add(max(diskMin, r.diskWait.Next()))
-	r.log.Warn("slot", "slot", r.name, "phase", stateOf(r.mem.Phase), "err", err)
+	r.log.Warn("slot", "slot", r.name, "phase", r.mem.Phase.String(), "err", err)
 }
 
 // look sees whether the release is as it was installed.
