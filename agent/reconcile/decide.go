@@ -175,9 +175,9 @@ func verifying(m Memory, v View) Action {
 	switch r := &v.Run; {
 	case r.Done:
 		return m.to(Applying, "", "")
-	case r.Reason == ReasonDrift && m.Redone >= maxRedone:
+	case (r.Reason == ReasonDrift || r.Tries >= maxTries) && m.Redone >= maxRedone: // the disk does not give back what it took
 		return m.to(Failed, ReasonDisk, r.Detail)
-	case r.Reason == ReasonDrift:
+	case r.Reason == ReasonDrift || r.Tries >= maxTries:
 		return m.to(Fetching, ReasonDisk, r.Detail)
 	case r.waits(v.Now):
 		return until(r.Wait)

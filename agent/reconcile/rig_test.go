@@ -36,6 +36,8 @@ type rig struct {
 	full     func() bool                                    // whether the outbox is nearly full; nil: never
 	fails    func(op string) error                          // nil: nothing fails
 
+	rot error // what comes of verifying the next release; nil: what is so
+
 	active    time.Time // when the release that runs was activated
 	activated []wire.Digest
 	tasks     *Task
@@ -124,6 +126,9 @@ func (r *rig) Check(_ context.Context, m *artifact.Manifest) error {
 }
 
 func (r *rig) Verify(_ context.Context, d wire.Digest) error {
+	if d == next && r.rot != nil {
+		return r.rot
+	}
 	if !r.releases[d] {
 		return fail(ReasonDrift, "a file is not as it was")
 	}

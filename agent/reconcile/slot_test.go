@@ -49,7 +49,7 @@ func TestTimers(t *testing.T) {
 		if r.ended() != "applying" {
 			t.Fatalf("%q: an agent that started anew goes on with the soak of before", r.states())
 		}
-		r.run(time.Minute)
+		r.run(2 * time.Minute)
 		r.stated("downloading", "verifying", "applying", "healthy")
 		if len(r.activated) != 2+1 || time.Since(begin) < 2*time.Minute {
 			t.Errorf("activated %d times", len(r.activated))
@@ -128,6 +128,22 @@ func TestNoSpace(t *testing.T) {
 			t.Errorf("stated %q, current %s", r.states(), r.current.Short())
 		}
 	})
+}
+
+// A disk that does not give back what it took is not believed for ever.
+func TestDoesNotVerify(t *testing.T) {
+	for _, reason := range []string{ReasonDrift, ReasonDisk} {
+		bubble(t, func(t *testing.T) {
+			r := newRig(t).settled()
+			r.rot = fail(reason, "no")
+			r.want(2, next, 0)
+			r.run(30 * time.Minute)
+			r.stated("downloading", "verifying", "downloading disk", "verifying", "downloading disk", "verifying", "downloading disk", "verifying", "failed disk")
+			if r.current != old {
+				t.Errorf("%s runs", r.current.Short())
+			}
+		})
+	}
 }
 
 // A gateway that cannot be reached is stated when it lasts, and no sooner.
