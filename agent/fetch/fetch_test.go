@@ -104,7 +104,7 @@ func TestHostileGateway(t *testing.T) {
 				t.Errorf("%s: took %v", name, d)
 			}
 			first := len(s.gws[1].asked)
-			if want := len(list) - 40; name != "it trickles" && first != want {
+			if want := len(list) - 40; name != "it trickles" && (first < want || first > want+wire.MaxFetches) { // what was under way may be lost
 				t.Errorf("%s: the other gateway was asked for %d, want %d", name, first, want)
 			}
 			if !tt.named {

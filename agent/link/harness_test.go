@@ -40,6 +40,7 @@ type world struct {
 	gateways  [2]*wirelink.Listener
 	keys      []ident.KeyID // of the gateways
 	ahead     atomic.Int64  // of the device's clock, ns
+	desired   desired
 }
 
 // within runs f in a bubble with a world.
@@ -76,6 +77,7 @@ func within(t *testing.T, f func(t *testing.T, w *world)) {
 		w.link = New(Config{
 			Transport: tr, Credential: cred, State: w.state, Lists: w.lists, Gateways: addrs, Start: 3, Wall: func() time.Time { return time.Now().Add(time.Duration(w.ahead.Load())) },
 			Uptime: func() time.Duration { return time.Hour }, Log: slog.New(slog.DiscardHandler),
+			Desired: &w.desired,
 		})
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup

@@ -46,7 +46,7 @@ func (r *runner) fetch(ctx context.Context) {
 	case ctx.Err() != nil:
 	case err == nil:
 		r.run.Done = true
-	case superseded && !r.wanted().same(task):
+	case superseded: // or was: Decide sees which
 	default:
 		r.troubled(err)
 	}

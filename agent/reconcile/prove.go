@@ -48,6 +48,9 @@ func (r *runner) activate(ctx context.Context, d wire.Digest) {
 			return
 		}
 	}
+	if n := (Named{d, m.Name, m.Version, m.Number}); r.mem.Target.Artifact == d {
+		r.mem.Target = n // it is not known of one that runs when the memory was damaged
+	}
 	r.manifest = m
 	r.run = Run{Proof: proofOf(m), Activated: time.Now()}
 }

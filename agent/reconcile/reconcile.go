@@ -128,7 +128,6 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		}
 		if now := r.sets.behind(); now != behind { // there is news, or it was taken with an artifact
 			behind = now
-			b.Reset()
 			sets.Reset(b.Next())
 		}
 		select {
@@ -138,8 +137,12 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			if !behind {
 				continue
 			}
+			before := r.Trusted.Number()
 			if err := r.sets.bringUp(ctx); err != nil && ctx.Err() == nil {
 				r.Log.Warn("set of publishers not fetched, trying again later", "err", err)
+			}
+			if r.Trusted.Number() > before { // otherwise whoever told of it may go on doing so
+				b.Reset()
 			}
 			sets.Reset(b.Next())
 		case <-ctx.Done():

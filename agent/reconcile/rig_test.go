@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,6 +24,7 @@ var old, next, third = wire.Digest{1}, wire.Digest{2}, wire.Digest{3}
 // with the number crash is the last one of a run of the agent.
 type rig struct {
 	t        *testing.T
+	mu       sync.Mutex // guards what a test changes while the agent runs
 	memory   []byte
 	current  wire.Digest
 	releases map[wire.Digest]bool // whether it is as it was installed
@@ -63,9 +65,15 @@ func (r *rig) op(name string, effect func()) error {
 		}
 	}
 	r.at("before " + name)
-	effect()
+	r.locked(effect)
 	r.at("behind " + name)
 	return nil
+}
+
+func (r *rig) locked(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
 }
 
 func (r *rig) at(name string) {
@@ -78,7 +86,10 @@ func (r *rig) at(name string) {
 
 func (r *rig) Close() error { return nil }
 
-func (r *rig) Current() (wire.Digest, error) { return r.current, nil }
+func (r *rig) Current() (d wire.Digest, err error) {
+	r.locked(func() { d = r.current })
+	return d, nil
+}
 
 func (r *rig) Manifest(d wire.Digest) (*artifact.Manifest, error) {
 	if _, ok := r.releases[d]; !ok {
@@ -129,7 +140,8 @@ func (r *rig) Verify(_ context.Context, d wire.Digest) error {
 	if d == next && r.rot != nil {
 		return r.rot
 	}
-	if !r.releases[d] {
+	var whole bool
+	if r.locked(func() { whole = r.releases[d] }); !whole {
 		return fail(ReasonDrift, "a file is not as it was")
 	}
 	return nil
@@ -167,8 +179,10 @@ func (r *rig) save(m *Memory) error {
 // fetched is what stages: what Reconciler.stage does, without a link.
 func (r *rig) fetched(ctx context.Context, n *runner) error {
 	d := n.mem.Task.Artifact
-	if r.stage != nil {
-		if err := r.stage(ctx, d); err != nil {
+	var stage func(context.Context, wire.Digest) error
+	r.locked(func() { stage = r.stage })
+	if stage != nil {
+		if err := stage(ctx, d); err != nil {
 			return err
 		}
 	}
@@ -186,9 +200,10 @@ func (r *rig) run(d time.Duration) (alive bool) {
 			r.t.Fatal(err)
 		}
 	}
-	r.runner = &runner{
-		name: "app", slot: r, file: r, mem: m, out: r, log: slog.New(slog.DiscardHandler), tell: func() {}, stage: r.fetched, wake: make(chan struct{}, 1), desired: r.tasks,
+	n := &runner{
+		name: "app", slot: r, file: r, mem: m, out: r, log: slog.New(slog.DiscardHandler), tell: func() {}, stage: r.fetched, wake: make(chan struct{}, 1),
 	}
+	r.locked(func() { r.runner, n.desired = n, r.tasks })
 	ctx, cancel := context.WithTimeout(r.t.Context(), d)
 	defer cancel()
 	done := make(chan bool)
@@ -200,17 +215,24 @@ func (r *rig) run(d time.Duration) (alive bool) {
 			}
 			done <- e == nil
 		}()
-		r.runner.loop(ctx)
+		n.loop(ctx)
 	}()
 	return <-done
 }
 
 // want has an order assign an artifact, now or before the next run.
 func (r *rig) want(order uint64, d wire.Digest, attempt uint32) {
-	r.tasks = &Task{Order: order, Artifact: d, Attempt: attempt}
-	if r.runner != nil {
-		r.runner.want(r.tasks)
-	}
+	r.assign(&Task{Order: order, Artifact: d, Attempt: attempt})
+}
+
+// assign is want with a task; nil: the order no longer names the slot.
+func (r *rig) assign(t *Task) {
+	r.locked(func() {
+		r.tasks = t
+		if r.runner != nil {
+			r.runner.want(t)
+		}
+	})
 }
 
 // settled has installed the old release.

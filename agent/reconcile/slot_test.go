@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/wire"
@@ -275,8 +274,7 @@ func TestDrift(t *testing.T) {
 		r.from, r.activated = len(r.said), nil
 		r.meanwhile(2*time.Hour, func() {
 			time.Sleep(2 * time.Minute)
-			synctest.Wait()
-			r.releases[old] = false
+			r.locked(func() { r.releases[old] = false })
 		})
 		r.stated("drifted drift", "applying", "healthy")
 		if !r.releases[old] || len(r.activated) != 1 {
@@ -334,4 +332,34 @@ func TestFloor(t *testing.T) {
 	if len(m.Highest) != maxNames || len(m.Faults) != maxFaults {
 		t.Errorf("%d names, %d faults", len(m.Highest), len(m.Faults))
 	}
+}
+
+// An order that no longer names the slot leaves it as it is, also in the middle of a fetch that another order had ended.
+func TestNotNamed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r, left := newRig(t).settled(), false
+		r.stage = func(ctx context.Context, d wire.Digest) error {
+			if d != next {
+				return nil
+			}
+			<-ctx.Done()
+			time.Sleep(time.Second)
+			if !left {
+				left = true
+				r.assign(nil)
+			}
+			return ctx.Err()
+		}
+		r.want(2, next, 0)
+		r.meanwhile(10*time.Minute, func() {
+			time.Sleep(time.Minute)
+			r.want(3, third, 0)
+			time.Sleep(time.Minute)
+			r.locked(func() { r.stage = nil })
+			r.want(4, third, 0)
+		})
+		if r.ended() != "healthy" || r.current != third {
+			t.Errorf("%q, current %s", r.states(), r.current.Short())
+		}
+	})
 }
