@@ -120,6 +120,7 @@ nightly: ## what takes too long for every push: long fuzzing, every test many ti
 	$(MAKE) host race PKGS='./sim/procs ./sim/bench ./internal/floor/...' RACE_SKIP='^$$' TEST_TIMEOUT=60m
 	HOLDFAST_CUTS=200 $(GO) test -run '^Test(Gateway)?PowerCut' -timeout 2h ./sim/procs
 	HOLDFAST_KILLS=all $(GO) test -run '^TestGatewayKilledAtSystemCalls$$' -timeout 2h ./sim/procs
+	HOLDFAST_KILLS=all $(GO) test -run '^TestCrashes$$' ./agent/reconcile
 	HOLDFAST_CROWD=10000 $(GO) test -run '^TestCrowdComesBack' -timeout 30m ./sim/procs
 	HOLDFAST_DAYS=14 HOLDFAST_DEVICES=1000 $(GO) test -run '^TestDaysWithoutTheCore' -timeout 2h ./sim
 	HOLDFAST_HOURS=24 $(GO) test -run '^TestLongCut$$' -timeout 1h ./sim

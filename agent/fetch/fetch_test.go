@@ -17,7 +17,7 @@ var errHangUp = errors.New("the gateway hangs up")
 
 func TestFetch(t *testing.T) {
 	within(t, func(t *testing.T, s *site) {
-		list, answer := contents(200, 20_000)
+		list, answer := contents(60, 20_000)
 		s.gws[0].answer = answer
 		s.ok(s.fetch(list))
 		if n := len(s.gws[0].asked); n != len(list) {
@@ -54,7 +54,7 @@ func TestPipelined(t *testing.T) {
 
 // What a gateway does to chunk 40, whether it is named for it, and for how long it may hold the client.
 func TestHostileGateway(t *testing.T) {
-	list, answer := contents(80, 20_000)
+	list, answer := contents(80, 4_000)
 	at := func(do func(ls *link.Session, f wire.Fetch) error) func(*link.Session, wire.Fetch) error {
 		return func(ls *link.Session, f wire.Fetch) error {
 			if f.Digest == list[40].Digest {
@@ -66,7 +66,7 @@ func TestHostileGateway(t *testing.T) {
 	send := func(b wire.Blob) func(*link.Session, wire.Fetch) error {
 		return at(func(ls *link.Session, _ wire.Fetch) error { return ls.Send(wire.TypeBlob, b) })
 	}
-	wrong := bytes.Repeat([]byte{7}, 20_000)
+	wrong := bytes.Repeat([]byte{7}, 4_000)
 	for name, tt := range map[string]struct {
 		answer func(*link.Session, wire.Fetch) error
 		named  bool
@@ -90,7 +90,7 @@ func TestHostileGateway(t *testing.T) {
 			return errHangUp
 		}), false, paceWithin + time.Second},
 		"it trickles": {func(ls *link.Session, f wire.Fetch) error {
-			time.Sleep(50 * time.Second) // 400 bytes a second
+			time.Sleep(50 * time.Second) // 80 bytes a second
 			return answer(ls, f)
 		}, false, paceWithin + time.Second},
 	} {

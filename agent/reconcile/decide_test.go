@@ -14,7 +14,11 @@ func situations(each func(m Memory, v View)) {
 	digests := []wire.Digest{{}, old, next, third}
 	bools := []bool{false, true}
 	runs := []Run{
-		{}, {Done: true}, {Done: true, Look: now.Add(time.Hour)}, {Reason: ReasonDrift, Done: true, Look: now.Add(time.Hour)}, {Reason: ReasonContent, Wait: now.Add(time.Second)},
+		{},
+		{Done: true},
+		{Done: true, Look: now.Add(time.Hour)},
+		{Reason: ReasonDrift, Done: true, Look: now.Add(time.Hour)},
+		{Reason: ReasonContent, Wait: now.Add(time.Second)},
 		{Reason: ReasonManifest, Final: true},
 		{Activated: ago(5), Proof: Proof{Start: 10 * time.Second, Soak: 8 * time.Second, Every: time.Second}},
 		{Activated: ago(15), Proof: Proof{Start: 10 * time.Second, Soak: 8 * time.Second, Every: time.Second}, Checked: ago(1), Reason: ReasonHealth},

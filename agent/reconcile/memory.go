@@ -55,14 +55,13 @@ func (p Phase) String() string {
 	if s := p.state(); s != 0 {
 		return s.String()
 	}
-	switch p {
-	case Reverting:
+	if p == Reverting {
 		return "reverting"
-	case Removing:
-		return "removing"
-	default:
-		return "rest"
 	}
+	if p == Removing {
+		return "removing"
+	}
+	return "rest"
 }
 
 // atRest tells whether the device does nothing more by itself for the task.
