@@ -27,30 +27,30 @@ func TestConverges(t *testing.T) {
 		one := p.release(1, content("one"), nil, p.publisher)
 		p.run(func() {
 			time.Sleep(10 * time.Second)
-			if len(p.beat.Running) > 0 || p.beat.Desired != 0 {
-				t.Errorf("before any order a heartbeat tells %+v", p.beat)
+			if len(p.newest().Running) > 0 || p.newest().Desired != 0 {
+				t.Errorf("before any order a heartbeat tells %+v", p.newest())
 			}
 			p.assign(one, 0)
 			time.Sleep(30 * time.Second)
 			p.heard(healthy...)
-			if p.current() != content("one") || p.beat.Desired != 1 || len(p.beat.Running) != 32 || p.beat.Publishers != 1 {
-				t.Errorf("runs %.10q, a heartbeat tells %+v", p.current(), p.beat)
+			if p.current() != content("one") || p.newest().Desired != 1 || len(p.newest().Running) != 32 || p.newest().Publishers != 1 {
+				t.Errorf("runs %.10q, a heartbeat tells %+v", p.current(), p.newest())
 			}
 			time.Sleep(2 * time.Minute) // the registration follows
-			if len(p.installs) != 1 || p.installs[0].Artifact != one || p.installs[0].Version != "1.1" || p.installs[0].Slot != "app" {
-				t.Errorf("registered %+v", p.installs)
+			if len(p.registered()) != 1 || p.registered()[0].Artifact != one || p.registered()[0].Version != "1.1" || p.registered()[0].Slot != "app" {
+				t.Errorf("registered %+v", p.registered())
 			}
-			before := bytes.Clone(p.beat.Running)
+			before := bytes.Clone(p.newest().Running)
 			p.assign(p.release(2, content("two"), broken, p.publisher), 0)
 			time.Sleep(2 * time.Minute)
 			p.heard("downloading", "verifying", "applying", "rolled_back health")
-			if p.current() != content("one") || !bytes.Equal(before, p.beat.Running) {
+			if p.current() != content("one") || !bytes.Equal(before, p.newest().Running) {
 				t.Errorf("runs %.10q", p.current())
 			}
 			p.assign(wire.Digest{}, 0)
 			time.Sleep(10 * time.Second)
 			p.heard("removed")
-			if p.current() != "" || len(p.beat.Running) > 0 {
+			if p.current() != "" || len(p.newest().Running) > 0 {
 				t.Errorf("runs %.10q", p.current())
 			}
 		})
@@ -95,8 +95,8 @@ func TestStoppedAnywhere(t *testing.T) {
 		p.heard(healthy...)
 		two := p.release(2, content("two"), nil, p.publisher)
 		p.assign(two, 0)
-		for range 40 {
-			p.run(func() { time.Sleep(1700 * time.Millisecond) })
+		for i := range 14 {
+			p.run(func() { time.Sleep(time.Duration(300+250*i) * time.Millisecond) })
 		}
 		p.run(func() { time.Sleep(time.Minute) })
 		p.heard(healthy...)
@@ -115,7 +115,9 @@ func TestStoppedAnywhere(t *testing.T) {
 func TestWaitsForContent(t *testing.T) {
 	inPlant(t, func(t *testing.T, p *plant) {
 		p.run(func() {
+			p.mu.Lock()
 			p.offline = true
+			p.mu.Unlock()
 			p.assign(p.release(1, content("one"), nil, p.publisher), 0)
 			time.Sleep(10 * time.Minute)
 			p.heard("downloading", "downloading content")
@@ -186,7 +188,9 @@ func TestRefusedOrders(t *testing.T) {
 				p.told, p.order = nil, nil
 				p.mu.Unlock()
 				time.Sleep(20 * time.Second)
+				p.mu.Lock()
 				p.told = nil
+				p.mu.Unlock()
 			}
 			if p.current() != content("one") {
 				t.Errorf("runs %.10q", p.current())
@@ -213,8 +217,8 @@ func TestPublishers(t *testing.T) {
 			p.assign(p.release(3, content("three"), nil, other), 0)
 			time.Sleep(time.Minute)
 			p.heard("downloading", "failed publisher")
-			if p.current() != content("one") || p.beat.Publishers != 1 {
-				t.Errorf("runs %.10q, trusts set %d", p.current(), p.beat.Publishers)
+			if p.current() != content("one") || p.newest().Publishers != 1 {
+				t.Errorf("runs %.10q, trusts set %d", p.current(), p.newest().Publishers)
 			}
 			p.mu.Lock()
 			p.sets[2] = p.set(2, p.root, other) // the operator does, and removes the one before
@@ -225,8 +229,8 @@ func TestPublishers(t *testing.T) {
 			p.assign(p.release(5, content("five"), nil, other), 0)
 			time.Sleep(time.Minute)
 			p.heard(healthy...)
-			if p.current() != content("five") || p.beat.Publishers != 2 {
-				t.Errorf("runs %.10q, trusts set %d", p.current(), p.beat.Publishers)
+			if p.current() != content("five") || p.newest().Publishers != 2 {
+				t.Errorf("runs %.10q, trusts set %d", p.current(), p.newest().Publishers)
 			}
 		})
 	})

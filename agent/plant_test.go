@@ -181,6 +181,20 @@ func (p *plant) addr(i int) net.Addr {
 	return net.UDPAddrFromAddrPort(netip.MustParseAddrPort(p.addrs[i]))
 }
 
+// newest is the newest heartbeat.
+func (p *plant) newest() wire.Heartbeat {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.beat
+}
+
+// registered is what the newest registration says of slots.
+func (p *plant) registered() []seal.Installed {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.installs
+}
+
 // heard fails the test unless just this was told since the last time.
 func (p *plant) heard(want ...string) {
 	p.t.Helper()

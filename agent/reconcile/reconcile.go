@@ -120,15 +120,20 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	started := make(map[string]bool)
 	sets := time.NewTimer(0)
 	defer sets.Stop()
-	b, behind := backoff.Backoff{Min: setsWithin, Max: time.Hour}, false
+	b, behind, number := backoff.Backoff{Min: setsWithin, Max: time.Hour}, false, r.Trusted.Number()
 	for {
 		var later <-chan time.Time
 		if !r.start(ctx, &wg, started) {
 			later = time.After(retrySlot)
 		}
+		if n := r.Trusted.Number(); n > number { // otherwise whoever tells of a set that nobody has may go on doing so
+			number = n
+			b.Reset()
+		}
 		if now := r.sets.behind(); now != behind { // there is news, or it was taken with an artifact
-			behind = now
-			sets.Reset(b.Next())
+			if behind = now; behind {
+				sets.Reset(b.Next())
+			}
 		}
 		select {
 		case <-r.wake:
@@ -137,12 +142,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			if !behind {
 				continue
 			}
-			before := r.Trusted.Number()
 			if err := r.sets.bringUp(ctx); err != nil && ctx.Err() == nil {
 				r.Log.Warn("set of publishers not fetched, trying again later", "err", err)
-			}
-			if r.Trusted.Number() > before { // otherwise whoever told of it may go on doing so
-				b.Reset()
 			}
 			sets.Reset(b.Next())
 		case <-ctx.Done():
