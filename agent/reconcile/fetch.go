@@ -22,6 +22,7 @@ type Content interface {
 // fetch stages the task's artifact. An order that wants something else ends it.
 func (r *runner) fetch(ctx context.Context) {
 	task := r.mem.Task
+	r.before = Progress{Fetched: r.mem.Fetched, Saved: r.mem.Saved}
 	inner, stop := context.WithCancel(ctx)
 	defer stop()
 	var wg sync.WaitGroup
@@ -98,6 +99,7 @@ func (r *runner) word(reason, detail string) {
 
 // progress notes how far a download is, and states it from time to time.
 func (r *runner) progress(p Progress) {
+	p.Fetched, p.Saved = r.before.Fetched+p.Fetched, r.before.Saved+p.Saved
 	moved := p.Fetched != r.mem.Fetched
 	r.mem.Total, r.mem.Fetched, r.mem.Saved = p.Total, p.Fetched, p.Saved
 	if moved {

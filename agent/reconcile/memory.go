@@ -199,7 +199,9 @@ func (m Memory) enter(slot string, s Step, v *View) (Memory, error) {
 		if m.Phase == Verifying && s.Task == m.Task {
 			m.Redone++
 		}
-	case Rest, Verifying, Applying, Removing, RolledBack, Repairing:
+	case Repairing:
+		m.Fetched, m.Saved = 0, 0
+	case Rest, Verifying, Applying, Removing, RolledBack:
 	}
 	m.Task, m.Phase, m.Quiet, m.Reason, m.Detail = s.Task, s.Phase, s.Quiet, s.Reason, clip(s.Detail)
 	return m.spoken(slot, v)

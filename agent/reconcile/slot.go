@@ -76,6 +76,7 @@ type runner struct {
 	run       Run
 	owed      bool               // mem.Word is not stated yet
 	manifest  *artifact.Manifest // of the release that proves itself
+	before    Progress           // what earlier tries of the task had brought
 	worded    time.Time          // when the newest word on a download was
 	trouble   time.Time          // since when fetching fails; zero: it does not
 	fetchWait backoff.Backoff

@@ -293,10 +293,15 @@ func TestDrift(t *testing.T) {
 func TestProgress(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		r := newRig(t)
+		broke := false
 		r.stage = func(context.Context, wire.Digest) error {
-			for n := range uint64(300) {
+			for n := range uint64(150) {
 				time.Sleep(time.Second)
-				r.runner.progress(Progress{Total: 300, Fetched: n + 1})
+				r.runner.progress(Progress{Total: 360, Fetched: n + 1})
+			}
+			if !broke { // the second try brings the rest
+				broke = true
+				return wire.Refuse(wire.CodeUnavailable, "")
 			}
 			return nil
 		}
@@ -310,6 +315,9 @@ func TestProgress(t *testing.T) {
 		}
 		if n < 9 || n > 12 || r.ended() != "healthy" {
 			t.Errorf("%d times in five minutes: %q", n, r.states())
+		}
+		if last := r.said[len(r.said)-1]; last.Fetched != 150+60 || last.Saved != 40 {
+			t.Errorf("%d bytes were fetched, %d saved", last.Fetched, last.Saved)
 		}
 	})
 }
