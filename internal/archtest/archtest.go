@@ -51,9 +51,9 @@ var libraries = []library{
 
 // noPart lists what a program must not contain, however it would get there.
 var noPart = map[string][]string{
-	"cmd/holdfast-agent":   {"core", "sitegw", "sim", "raftstore", "internal/floor", "github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb", "go.etcd.io/bbolt", "github.com/hashicorp/memberlist"},
-	"cmd/holdfast-gateway": {"core", "agent", "sim", "raftstore", "internal/floor", "github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb", "go.etcd.io/bbolt"},
-	"cmd/holdfast-core":    {"sitegw", "agent", "sim", "internal/floor", "github.com/hashicorp/memberlist"},
+	"cmd/holdfast-agent":   {"core", "sitegw", "sim", "raftstore", "internal/floor", "github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb", "go.etcd.io/bbolt", "github.com/hashicorp/memberlist", "wire/artifact/build"},
+	"cmd/holdfast-gateway": {"core", "agent", "sim", "raftstore", "internal/floor", "github.com/hashicorp/raft", "github.com/hashicorp/raft-boltdb", "go.etcd.io/bbolt", "wire/artifact/build"},
+	"cmd/holdfast-core":    {"sitegw", "agent", "sim", "internal/floor", "github.com/hashicorp/memberlist", "wire/artifact/build"},
 }
 
 // pure packages decide and do nothing else: what they compute depends on their arguments alone. Their tests are free.
