@@ -15,9 +15,9 @@ import (
 
 // Where chunks are cut. A change makes devices fetch anew what they have, as its chunks are others; it breaks nothing else.
 const (
-	algorithm   = "fastcdc-v1.0.0"
-	minChunk    = 16 << 10
-	normalChunk = 64 << 10
+	Algorithm   = "fastcdc-v1.0.0" // of go-cdc-chunkers
+	MinChunk    = 16 << 10         // bytes, but for the last chunk of a file
+	NormalChunk = 64 << 10         // bytes; wire.MaxChunk is the most
 )
 
 // A Content is what a file holds.
@@ -32,7 +32,7 @@ type Cutter struct{ c *chunkers.Chunker }
 
 // NewCutter makes a cutter.
 func NewCutter() (*Cutter, error) {
-	c, err := chunkers.NewChunker(algorithm, nil, &chunkers.ChunkerOpts{MinSize: minChunk, NormalSize: normalChunk, MaxSize: wire.MaxChunk})
+	c, err := chunkers.NewChunker(Algorithm, nil, &chunkers.ChunkerOpts{MinSize: MinChunk, NormalSize: NormalChunk, MaxSize: wire.MaxChunk})
 	if err != nil {
 		return nil, fmt.Errorf("chunker: %w", err)
 	}
