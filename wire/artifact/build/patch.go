@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math/bits"
 	"path/filepath"
 	"slices"
 
@@ -117,10 +118,12 @@ func (c *candidate) patch(m *artifact.Manifest, s *store) error {
 	return nil
 }
 
-// makePatch makes what artifact.OpenPatch applies. Only the best level looks far enough into a dictionary of this size.
+// makePatch makes what artifact.OpenPatch applies. Only the best level looks far enough into a dictionary of this size, and only with a window
+// from the end of the file to the beginning of the base. The frame itself names the file's size as its window.
 func makePatch(base, file []byte) ([]byte, error) {
+	window := max(zstd.MinWindowSize, 1<<bits.Len(uint(len(base)+len(file)-1)))
 	e, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderDictRaw(0, base),
-		zstd.WithWindowSize(32<<20), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false))
+		zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true), zstd.WithSingleSegment(true), zstd.WithEncoderCRC(false))
 	if err != nil {
 		return nil, fmt.Errorf("encoder: %w", err)
 	}
