@@ -88,6 +88,14 @@ func TestVerifyRefusesPatches(t *testing.T) {
 	one, two := filepath.Join(t.TempDir(), "x"), filepath.Join(t.TempDir(), "x")
 	write(t, one, executable(1), 0o755)
 	write(t, two, executable(2), 0o755)
+	s := spec(1)
+	s.Health = nil
+	a, err := Build(t.Context(), Options{Source: one, Spec: s, Out: filepath.Join(t.TempDir(), "out")})
+	fatal(t, err)
+	s.Release = 2
+	b, err := Build(t.Context(), Options{Source: two, Spec: s, Out: filepath.Join(t.TempDir(), "out"), From: []*Dir{a.Dir}})
+	fatal(t, err)
+	good := b.Manifest.Patches[0]
 	for name, change := range map[string]func(*artifact.Patch){
 		"other chunks":    func(p *artifact.Patch) { p.Chunks = artifact.Chunks(bytes.Repeat([]byte{0, 0, 0, 1}, 9)) },
 		"another base":    func(p *artifact.Patch) { p.BaseSize-- },
@@ -95,17 +103,18 @@ func TestVerifyRefusesPatches(t *testing.T) {
 		"a longer patch":  func(p *artifact.Patch) { p.Chunks.Add(p.Chunks.At(0)) },
 		"a shorter patch": func(p *artifact.Patch) { p.Chunks = nil },
 	} {
-		s := spec(1)
-		s.Health = nil
-		a, err := Build(t.Context(), Options{Source: one, Spec: s, Out: filepath.Join(t.TempDir(), "out")})
-		fatal(t, err)
-		s.Release = 2
-		b, err := Build(t.Context(), Options{Source: two, Spec: s, Out: filepath.Join(t.TempDir(), "out"), From: []*Dir{a.Dir}})
-		fatal(t, err)
-		change(&b.Manifest.Patches[0])
+		p := good
+		p.Chunks = bytes.Clone(good.Chunks)
+		change(&p)
+		b.Manifest.Patches[0] = p
 		if _, err := b.Verify(t.Context(), a.Dir); err == nil || !strings.Contains(err.Error(), "patch from") {
 			t.Errorf("%s: error %v", name, err)
 		}
+	}
+	// A patch that makes another file of the same size.
+	good.File[0] ^= 1
+	if _, err := verifyPatch(filepath.Join(b.Path, chunksDir), &good, b.Manifest.Size(), []*Dir{a.Dir}); !errors.Is(err, artifact.ErrChunk) {
+		t.Errorf("another file of the same size: error %v, want ErrChunk", err)
 	}
 }
 
