@@ -29,8 +29,10 @@ var decoders = sync.Pool{New: func() any { return newDecoder(wire.MaxChunk) }}
 
 // newDecoder makes a decoder that returns at most limit bytes, at least zstd.MinWindowSize, and takes little more memory than these.
 func newDecoder(limit uint64, more ...zstd.DOption) *zstd.Decoder {
-	d, err := zstd.NewReader(nil, append([]zstd.DOption{zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(limit), zstd.WithDecoderMaxWindow(limit)}, more...)...)
+	d, err := zstd.NewReader(nil, append([]zstd.DOption{
+		zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxMemory(limit), zstd.WithDecoderMaxWindow(limit),
+	}, more...)...)
 	if err != nil {
 		panic(err) // the library takes these options for every limit from zstd.MinWindowSize
 	}
@@ -47,7 +49,7 @@ func OpenChunk(d wire.Digest, codec wire.Codec, data []byte) ([]byte, error) {
 	switch codec {
 	case wire.CodecRaw:
 	case wire.CodecZstd:
-		dec := decoders.Get().(*zstd.Decoder) //nolint:forcetypeassert,errcheck // the pool has nothing else
+		dec := decoders.Get().(*zstd.Decoder)
 		b, err := dec.DecodeAll(data, nil)
 		decoders.Put(dec)
 		if err != nil {

@@ -23,7 +23,8 @@ func Cut(r io.Reader, algorithm string, s Sizes) (chunks int, sum byte, err erro
 	}
 	for {
 		b, err := c.Next()
-		if err != nil && !errors.Is(err, io.EOF) {
+		last := errors.Is(err, io.EOF)
+		if err != nil && !last {
 			return 0, 0, err
 		}
 		if len(b) > 0 {
@@ -31,7 +32,7 @@ func Cut(r io.Reader, algorithm string, s Sizes) (chunks int, sum byte, err erro
 			sum ^= d[len(d)-1]
 			chunks++
 		}
-		if err != nil {
+		if last {
 			return chunks, sum, nil
 		}
 	}

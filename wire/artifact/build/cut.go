@@ -46,7 +46,8 @@ func (c *Cutter) Cut(r io.Reader, emit func(artifact.Chunk, []byte) error) (Cont
 	whole := sha256.New()
 	for {
 		data, err := c.c.Next()
-		if err != nil && !errors.Is(err, io.EOF) {
+		last := errors.Is(err, io.EOF)
+		if err != nil && !last {
 			return Content{}, err
 		}
 		if len(data) > 0 {
@@ -63,7 +64,7 @@ func (c *Cutter) Cut(r io.Reader, emit func(artifact.Chunk, []byte) error) (Cont
 				return Content{}, err
 			}
 		}
-		if err != nil {
+		if last {
 			whole.Sum(out.Digest[:0])
 			return out, nil
 		}

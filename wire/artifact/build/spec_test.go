@@ -61,7 +61,7 @@ unit: camera.service
 
 func TestReadSpecRefuses(t *testing.T) {
 	for name, c := range map[string]struct{ yaml, want string }{
-		"unknown key":         {"name: a\nnmae: b\n", "line 2: field nmae not found"},
+		"unknown key":         {"name: a\ntitel: b\n", "line 2: field titel not found"},
 		"unknown key of fits": {"name: a\nfits:\n  cpu: [x]\n", "line 3: field cpu not found"},
 		"unknown check":       {"health:\n  - ping: x\n", "line 2: field ping not found"},
 		"a key twice":         {"name: a\nname: b\n", "line 2"},

@@ -108,23 +108,23 @@ func (t *tree) look(ctx context.Context, name string) error {
 		return err
 	}
 	e := artifact.Entry{Path: name}
-	switch info.Mode().Type() {
-	case fs.ModeDir:
+	switch mode := info.Mode(); {
+	case mode.IsDir():
 		e.Type, e.Mode = artifact.TypeDir, modeExec
 		t.entries = append(t.entries, e)
 		return t.walk(ctx, name)
-	case fs.ModeSymlink:
+	case mode.Type() == fs.ModeSymlink:
 		target, err := t.root.Readlink(name)
 		if err != nil {
 			return fmt.Errorf("%s: %w", t.at(name), err)
 		}
 		e.Type, e.Target = artifact.TypeSymlink, tidy(filepath.ToSlash(target))
-	case 0:
-		if special := info.Mode() & (fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky); special != 0 {
-			return t.refuse(name, "it has a setuid, setgid or sticky bit (%v)", info.Mode())
+	case mode.IsRegular():
+		if special := mode & (fs.ModeSetuid | fs.ModeSetgid | fs.ModeSticky); special != 0 {
+			return t.refuse(name, "it has a setuid, setgid or sticky bit (%v)", mode)
 		}
 		e.Type, e.Mode = artifact.TypeFile, modePlain
-		if info.Mode()&0o111 != 0 {
+		if mode&0o111 != 0 {
 			e.Mode = modeExec
 		}
 		t.infos[name] = info
@@ -132,7 +132,7 @@ func (t *tree) look(ctx context.Context, name string) error {
 			return t.refuse(name, "with it there are more than %d bytes of files", int64(artifact.MaxSize))
 		}
 	default:
-		return t.refuse(name, "it is a %s", kindOf(info.Mode()))
+		return t.refuse(name, "it is a %s", kindOf(mode))
 	}
 	t.entries = append(t.entries, e)
 	return nil

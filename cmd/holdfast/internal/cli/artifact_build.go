@@ -14,11 +14,7 @@ type buildFlags struct {
 	from                   []string
 }
 
-func artifactsBuild(a *app) *cobra.Command {
-	var f buildFlags
-	c := &cobra.Command{
-		Use: "build SOURCE --manifest FILE --out DIR", Short: "build an artifact from a directory or a file",
-		Long: `Build cuts what lies in SOURCE, a directory or one file, into chunks, and writes them with a manifest into DIR, which it makes.
+const buildLong = `Build cuts what lies in SOURCE, a directory or one file, into chunks, and writes them with a manifest into DIR, which it makes.
 The same content makes the same artifact, whoever builds it and when. Of permissions only "executable" counts. It asks no core.
 
 FILE describes the artifact, in YAML:
@@ -48,7 +44,13 @@ With --from, an earlier build, files that changed get a patch where that is much
 updates of executables small.
 
 Refused are, with their path: symbolic links that lead out, devices, pipes, sockets, files with setuid, setgid or sticky bit, and files
-that change while they are read.`,
+that change while they are read.`
+
+func artifactsBuild(a *app) *cobra.Command {
+	var f buildFlags
+	c := &cobra.Command{
+		Use: "build SOURCE --manifest FILE --out DIR", Short: "build an artifact from a directory or a file",
+		Long: buildLong,
 		Example: `  holdfast artifacts build ./dist --manifest camera.yaml --out camera-1.4
   holdfast artifacts build ./dist --manifest camera.yaml --version 1.5 --release 18 --out camera-1.5 --from camera-1.4`,
 		Args: takes("SOURCE"),
@@ -77,7 +79,7 @@ that change while they are read.`,
 				Progress: func(read, _ uint64) {
 					if mib := read >> 20; mib > last {
 						last = mib
-						show(int(mib)) //nolint:gosec // G115: artifact.MaxSize is far below
+						show(int(mib))
 					}
 				},
 			})
