@@ -63,3 +63,18 @@ type Assign struct {
 	Artifact  wire.Digest    `cbor:"5,keyasint"`           // VerbSet; otherwise zero
 	Downgrade bool           `cbor:"6,keyasint,omitempty"` // VerbSet: see seal.Assignment
 }
+
+// emptyArtifact is empty for the commands of this file.
+func emptyArtifact(k Kind) Command {
+	switch k { //nolint:exhaustive // the others are not of this file
+	case KindSetPublishers:
+		return new(SetPublishers)
+	case KindAddArtifact:
+		return new(AddArtifact)
+	case KindDeleteArtifact:
+		return new(DeleteArtifact)
+	case KindAssign:
+		return new(Assign)
+	}
+	return nil
+}

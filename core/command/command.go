@@ -137,16 +137,8 @@ func empty(k Kind) Command {
 		return new(Uplinked)
 	case KindDoubt:
 		return new(Doubt)
-	case KindSetPublishers:
-		return new(SetPublishers)
-	case KindAddArtifact:
-		return new(AddArtifact)
-	case KindDeleteArtifact:
-		return new(DeleteArtifact)
-	case KindAssign:
-		return new(Assign)
 	}
-	return nil
+	return emptyArtifact(k)
 }
 
 // Init makes the fleet, once.

@@ -64,6 +64,7 @@ func (e *explainer) state() {
 	d := e.Device
 	f := Fact{Topic: TopicDevice, Text: fmt.Sprintf("It belongs to site %s and is %v.", d.Site, d.State)}
 	switch d.State {
+	case wire.DeviceActive, wire.DeviceUnknown:
 	case wire.DeviceQuarantined:
 		f.Text = fmt.Sprintf("It is quarantined: %s. It gets nothing until `holdfast devices release %v`.", d.Reason, d.ID)
 	case wire.DeviceDecommissioned:
