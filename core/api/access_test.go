@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
 	"github.com/holdfast-edge/holdfast/core/command"
+	"github.com/holdfast-edge/holdfast/core/content/contenttest"
 	"github.com/holdfast-edge/holdfast/core/registry"
 	"github.com/holdfast-edge/holdfast/raftstore"
 	"github.com/holdfast-edge/holdfast/wire/ident"
@@ -99,6 +100,7 @@ var rules = []rule{
 	{route: "GET /v1/audit/export", least: adminRole, about: fleet},
 	{route: "GET /v1/cluster", least: viewer, about: fleet},
 	{route: "DELETE /v1/cluster/nodes/core-2", least: adminRole, about: fleet},
+	{route: "POST /v1/artifacts", least: operatorRole, about: fleet, body: "{addartifact}", status: 201},
 	{route: "POST /v1/content", least: operatorRole, about: fleet, body: goodBodies["put-content"]},
 	{route: "POST /v1/content/missing", least: operatorRole, about: fleet, body: goodBodies["ask-content"]},
 	{route: "POST /v1/cluster/snapshot", least: adminRole, about: fleet},
@@ -132,6 +134,8 @@ func newScene(t *testing.T) *scene {
 	s.publishing()
 	s.artifact("app", 1)
 	old := s.artifact("old", 1)
+	sent := contenttest.New(t, "sent", 1, 3, 0)
+	s.sent(sent.All()...)
 	coreToken := seal.NewToken(ident.KeyID{}).ID
 	s.commit(&command.CreateToken{By: byAdmin, ID: coreToken, Public: []byte{1}, Kind: seal.KindCore, TTLMS: 3_600_000, Uses: 1})
 	for _, site := range []string{ownSite, otherSite} {
@@ -144,7 +148,7 @@ func newScene(t *testing.T) *scene {
 		}
 		idle := s.enroll(tok).id
 		s.commit(&command.Assign{By: byAdmin, Device: idle, Slot: "old", Verb: command.VerbSet, Artifact: old})
-		s.fill[site] = strings.NewReplacer("{idle}", idle.String(), "{nextset}", nextSet(s.t), "{device}", d.String(), "{site}", site, "{gatewayof}", s.gateway(site, "gw-x"), "{devicetoken}", tok.String(),
+		s.fill[site] = strings.NewReplacer("{idle}", idle.String(), "{nextset}", nextSet(s.t), "{addartifact}", addBody(sent, sent.Sign(t, ada)), "{device}", d.String(), "{site}", site, "{gatewayof}", s.gateway(site, "gw-x"), "{devicetoken}", tok.String(),
 			"{gatewaytoken}", s.token(seal.KindGateway, site).String(), "{coretoken}", coreToken.String())
 	}
 	for role, rank := range map[registry.Role]int{registry.RoleViewer: viewer, registry.RoleOperator: operatorRole, registry.RoleAdmin: adminRole} {
@@ -421,8 +425,9 @@ func TestRevokedOnANodeThatLags(t *testing.T) {
 		target := strings.ReplaceAll(concrete(rt.Path), someDevice, m.id.String())
 		body := map[string]string{
 			"create-token": `{"kind":"device","site":"plant-7"}`, "create-operator": `{"name":"x","role":"admin"}`, "set-device": `{"heartbeat_interval":"5s"}`,
-			"set-tags": `{"set":{"a":"b"}}`, "set-site": `{}`, "revoke-gateway": `{}`, "ask-content": goodBodies["ask-content"], "put-content": goodBodies["put-content"],
+			"set-tags": `{"set":{"a":"b"}}`, "set-site": `{}`, "revoke-gateway": `{}`,
 			"set-slot": `{"artifact":"app@1.1"}`, "set-publishers": `{"sealed":"AA=="}`,
+			"add-artifact": goodBodies["add-artifact"], "ask-content": goodBodies["ask-content"], "put-content": goodBodies["put-content"],
 		}[rt.OperationID]
 		w := c.do(as(bearer, request(rt.Method, target, body)))
 		if p := problem(t, w, http.StatusUnauthorized); p.Type != v1.ProblemUnauthorized || w.Header().Get("WWW-Authenticate") == "" {

@@ -2,12 +2,17 @@ package api
 
 import (
 	"bytes"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"reflect"
 	"strings"
 	"testing"
 
 	"github.com/holdfast-edge/holdfast/core/api/v1"
+	"github.com/holdfast-edge/holdfast/core/content"
+	"github.com/holdfast-edge/holdfast/core/content/contenttest"
 	"github.com/holdfast-edge/holdfast/core/content/pack"
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/artifact"
@@ -189,3 +194,101 @@ func (s *slow) Read(b []byte) (int, error) {
 
 // Close implements io.Closer.
 func (*slow) Close() error { return nil }
+
+// sent puts chunks where an operator's requests put them.
+func (c *core) sent(list ...pack.Chunk) {
+	c.t.Helper()
+	v, err := content.Verify(list)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if err := c.server.Content.Put(c.t.Context(), v); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// addBody makes an artifact known with a release of its.
+func addBody(a *contenttest.Artifact, release []byte) string {
+	add := v1.AddArtifact{Manifest: a.Digest.String(), Release: base64.StdEncoding.EncodeToString(release)}
+	for _, p := range a.Parts {
+		add.ManifestChunks = append(add.ManifestChunks, p.Digest.String())
+	}
+	b, err := json.Marshal(add)
+	if err != nil {
+		panic(err)
+	}
+	return string(b)
+}
+
+func TestAddArtifact(t *testing.T) {
+	c := newCore(t)
+	c.publishing()
+	a := contenttest.New(t, "app", 1, 5, 6_000) // its manifest has two parts
+	good := addBody(a, a.Sign(t, ada))
+	conflict := func(what string) {
+		t.Helper()
+		p := problem(t, c.do(request(http.MethodPost, "/v1/artifacts", good)), http.StatusConflict)
+		if p.Type != v1.ProblemContent || !strings.Contains(p.Detail, "/v1/content/missing") {
+			t.Errorf("%s: %+v", what, p)
+		}
+	}
+	conflict("nothing was sent")
+	c.sent(a.Parts...)
+	conflict("no chunk was sent")
+	c.sent(a.Chunks[:len(a.Chunks)-1]...)
+	conflict("a patch was not sent")
+	if c.View().ArtifactCount() != 0 {
+		t.Error("an artifact was added")
+	}
+	c.sent(a.Chunks...)
+	first := ask[v1.Artifact](c, http.MethodPost, "/v1/artifacts", good, http.StatusCreated)
+	if first.Digest != a.Digest.String() || first.Name != "app" || first.Size != a.Manifest.Size() || first.Chunks != uint64(len(a.Chunks)) || first.Publisher != "ada" {
+		t.Errorf("got %+v", first)
+	}
+	if again := ask[v1.Artifact](c, http.MethodPost, "/v1/artifacts", good, http.StatusCreated); !reflect.DeepEqual(again, first) {
+		t.Errorf("the second time %+v, the first time %+v", again, first)
+	}
+}
+
+// Nothing is added whose signature, manifest and parts do not fit together.
+func TestAddArtifactRefused(t *testing.T) {
+	c := newCore(t)
+	a, b := contenttest.New(t, "app", 1, 5, 0), contenttest.New(t, "app", 2, 5, 0)
+	if p := problem(t, c.do(request(http.MethodPost, "/v1/artifacts", addBody(a, a.Sign(t, ada)))), http.StatusUnprocessableEntity); !strings.Contains(p.Detail, "publishers") {
+		t.Errorf("without publishers: %+v", p)
+	}
+	c.publishing()
+	c.sent(append(a.All(), b.All()...)...)
+	broken := contenttest.Raw(a.Bytes[:len(a.Bytes)-1])
+	c.sent(broken)
+	other := *a
+	other.Digest, other.Parts, other.Bytes = broken.Digest, []pack.Chunk{broken}, a.Bytes[:len(a.Bytes)-1]
+	renamed := *a
+	manifest := *a.Manifest
+	manifest.Name = "other"
+	renamed.Manifest = &manifest
+	longer := *a
+	longer.Bytes = append(a.Bytes[:len(a.Bytes):len(a.Bytes)], 0)
+	mixed := *a
+	mixed.Parts = b.Parts
+	for name, body := range map[string]string{
+		"signed by somebody else":   addBody(a, a.Release),
+		"release of another":        addBody(a, b.Sign(t, ada)),
+		"release of another name":   addBody(a, renamed.Sign(t, ada)),
+		"release of another size":   addBody(a, longer.Sign(t, ada)),
+		"parts of another":          addBody(&mixed, a.Sign(t, ada)),
+		"manifest that is broken":   addBody(&other, other.Sign(t, ada)),
+		"release that is no base64": strings.Replace(addBody(a, nil), `"release":""`, `"release":"*"`, 1),
+	} {
+		if w := c.do(request(http.MethodPost, "/v1/artifacts", body)); w.Code != http.StatusUnprocessableEntity {
+			t.Errorf("%s: %d %s", name, w.Code, w.Body)
+		}
+	}
+	if c.View().ArtifactCount() != 0 {
+		t.Error("an artifact was added")
+	}
+	c.away = 2
+	if p := problem(t, c.do(request(http.MethodPost, "/v1/artifacts", addBody(a, a.Sign(t, ada)))), http.StatusServiceUnavailable); p.Type != v1.ProblemUnavailable {
+		t.Errorf("without a majority: %+v", p)
+	}
+}

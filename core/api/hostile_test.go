@@ -48,6 +48,7 @@ var goodBodies = map[string]string{
 	"create-operator":     `{"name":"a","role":"viewer","sites":["plant-7"],"ttl":"1h"}`,
 	"transfer-leadership": `{"to":"core-1"}`,
 	"revoke-gateway":      `{"reason":"stolen"}`,
+	"add-artifact":        `{"manifest":"` + wire.DigestOf([]byte("x")).String() + `","manifest_chunks":["` + wire.DigestOf([]byte("x")).String() + `"],"release":"AAAA"}`,
 	"ask-content":         `{"digests":["` + wire.DigestOf([]byte("x")).String() + `"]}`,
 	"put-content":         string(pack.Append(nil, piece("x"))),
 }

@@ -27,6 +27,7 @@ func (s *server) routes() {
 
 	add(s, on(get, "/v1/artifacts", "list-artifacts", "List artifacts in order of name and number"), see(whatISee), s.listArtifacts)
 	add(s, on(get, "/v1/artifacts/{id}", "get-artifact", "One artifact").missable().has(), see(whatISee), s.getArtifact)
+	add(s, on(post, "/v1/artifacts", "add-artifact", "Make an artifact known").says(addText).makes().within(clusterTime), operate(theFleet), s.addArtifact)
 	add(s, on(del, "/v1/artifacts/{id}", "delete-artifact", "Forget an artifact that is assigned to no device").missable().has(), operate(theFleet), s.deleteArtifact)
 	add(s, on(get, "/v1/publishers", "list-publishers", "List the sets of publishers in order of number").says(publishersText), see(whatISee), s.listPublishers)
 	add(s, on(post, "/v1/publishers", "set-publishers", "Take in the next set of publishers").says(publishersText).makes(), administer(theFleet), s.setPublishers)

@@ -81,7 +81,7 @@ func TestOpenAPIListsEveryRoute(t *testing.T) {
 		"GET /v1/devices/{id}", "GET /v1/devices/{id}/explain", "GET /v1/devices/{id}/history", "GET /v1/devices/{id}/presence",
 		"GET /v1/events", "GET /v1/gateways", "GET /v1/gateways/{site}/{name}", "GET /v1/operators", "GET /v1/operators/{id}",
 		"GET /v1/publishers", "GET /v1/sites", "GET /v1/sites/{name}", "GET /v1/tokens", "GET /v1/tokens/{id}", "GET /v1/whoami",
-		"PATCH /v1/devices/{id}", "PATCH /v1/devices/{id}/tags", "POST /v1/cluster/snapshot", "POST /v1/cluster/transfer-leadership",
+		"PATCH /v1/devices/{id}", "PATCH /v1/devices/{id}/tags", "POST /v1/artifacts", "POST /v1/cluster/snapshot", "POST /v1/cluster/transfer-leadership",
 		"POST /v1/content", "POST /v1/content/missing", "POST /v1/devices/{id}/release", "POST /v1/devices/{id}/slots/{slot}/retry",
 		"POST /v1/gateways/{site}/{name}/revoke", "POST /v1/operators", "POST /v1/publishers", "POST /v1/tokens",
 		"PUT /v1/devices/{id}/slots/{slot}", "PUT /v1/sites/{name}",
