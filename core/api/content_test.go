@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -268,7 +269,7 @@ func TestAddArtifactRefused(t *testing.T) {
 	manifest.Name = "other"
 	renamed.Manifest = &manifest
 	longer := *a
-	longer.Bytes = append(a.Bytes[:len(a.Bytes):len(a.Bytes)], 0)
+	longer.Bytes = append(slices.Clip(a.Bytes), 0)
 	mixed := *a
 	mixed.Parts = b.Parts
 	for name, body := range map[string]string{

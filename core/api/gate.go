@@ -33,8 +33,10 @@ type gate struct {
 }
 
 func newGate(s *server, mux *http.ServeMux, most limits) *gate {
-	g := &gate{server: s, throttler: newThrottler(most), mux: mux, going: &places{most: most.inFlight, each: most.inFlightEach},
-		large: &places{most: most.uploads, each: most.uploadsEach}}
+	g := &gate{
+		server: s, throttler: newThrottler(most), mux: mux, going: &places{most: most.inFlight, each: most.inFlightEach},
+		large: &places{most: most.uploads, each: most.uploadsEach},
+	}
 	s.metrics.watch("holdfast_api_requests_in_flight", "Requests that are being served, but for streams.", g.going)
 	return g
 }

@@ -86,7 +86,7 @@ func (k *Keeper) send(begin, work context.Context, node string, packs [][]byte) 
 	return nil
 }
 
-// Lacking returns, in order, those of the chunks that are not known to be on the disks of a majority, and touches them wherever they are. The
+// Lacking returns, in order, those of the chunks that are not known to be on the disks of a majority, and touches the others on one. The
 // errors are ErrNoMajority when fewer nodes answer, and ctx's.
 func (k *Keeper) Lacking(ctx context.Context, list []wire.Digest) ([]wire.Digest, error) {
 	m := k.cluster.Members()
@@ -131,8 +131,8 @@ func (k *Keeper) lackingPart(ctx context.Context, m *Members, list []wire.Digest
 		})
 	}
 	held, answered, errs := make([]int, len(list)), 0, []error(nil)
-	for left := len(m.Voters) - 1; left >= 0; left-- {
-		a := <-answers
+	for n := range m.Voters {
+		a, left := <-answers, len(m.Voters)-1-n
 		if a.err != nil {
 			errs = append(errs, a.err)
 			continue

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -36,7 +37,7 @@ func TestPutGet(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s = openStore(t, d.Crash(rand.New(rand.NewPCG(1, 1))), 0) //nolint:gosec // it must be repeatable
+	s = openStore(t, d.Crash(rand.New(rand.NewPCG(1, 1))), 0)
 	if got := s.Stats(); got != want {
 		t.Errorf("%+v after a power cut, want %+v", got, want)
 	}
@@ -61,7 +62,7 @@ func TestVerify(t *testing.T) {
 		"nothing":        {good.Digest, nil},
 		"codec":          {good.Digest, append([]byte{9}, good.Stored[1:]...)},
 		"cut":            {good.Digest, good.Stored[:len(good.Stored)-1]},
-		"longer":         {good.Digest, append(good.Stored[:len(good.Stored):len(good.Stored)], 0)},
+		"longer":         {good.Digest, append(slices.Clip(good.Stored), 0)},
 		"bomb":           {big.Digest, big.Stored},
 	} {
 		list := chunks(3, 4)
@@ -128,7 +129,7 @@ func TestPowerCut(t *testing.T) {
 			}
 		}
 		for seed := range uint64(4) {
-			again := openStore(t, d.Crash(rand.New(rand.NewPCG(seed, uint64(cut)))), 0) //nolint:gosec // it must be repeatable
+			again := openStore(t, d.Crash(rand.New(rand.NewPCG(seed, uint64(cut)))), 0)
 			for n, c := range chunks(0, 9) {
 				if n < 3*acked || again.Has(c.Digest) {
 					holds(t, again, c)
@@ -205,10 +206,10 @@ func TestDamage(t *testing.T) {
 		b[bit/8] ^= 1 << (bit % 8)
 		try("flip", b)
 	}
-	for n := range len(good) {
+	for n := range good {
 		try("cut", good[:n])
 	}
-	try("longer", append(good[:len(good):len(good)], 0))
+	try("longer", append(slices.Clip(good), 0))
 	if got := s.Stats().Damaged; got != uint64(9*len(good)+1) {
 		t.Errorf("%d were found to be damaged", got)
 	}

@@ -23,15 +23,20 @@ func Key(n byte) ed25519.PrivateKey {
 // publisher signs the artifacts of tests.
 var publisher = Key(11)
 
-func public(k ed25519.PrivateKey) []byte { return k.Public().(ed25519.PublicKey) } //nolint:forcetypeassert,errcheck // an ed25519 key's
+func public(k ed25519.PrivateKey) []byte { return k.Public().(ed25519.PublicKey) } //nolint:forcetypeassert // an ed25519 key's
+
+// Set is set 1 of a fleet, not signed.
+func Set(fleet string) *seal.PublisherSet {
+	return &seal.PublisherSet{
+		Format: seal.PublisherSetFormat, Fleet: fleet, Number: 1, Roots: [][]byte{public(Key(1))}, Threshold: 1,
+		Publishers: []seal.Publisher{{Name: "ada", Key: public(publisher)}},
+	}
+}
 
 // Publishers makes set 1, in which the publisher of this package may publish.
 func Publishers(tb testing.TB, fleet string, authority crypto.Signer) *command.SetPublishers {
 	tb.Helper()
-	sig, err := seal.SignPublisherSet(&seal.PublisherSet{
-		Format: seal.PublisherSetFormat, Fleet: fleet, Number: 1, Roots: [][]byte{public(Key(1))}, Threshold: 1,
-		Publishers: []seal.Publisher{{Name: "ada", Key: public(publisher)}},
-	}, authority)
+	sig, err := seal.SignPublisherSet(Set(fleet), authority)
 	if err != nil {
 		tb.Fatal(err)
 	}

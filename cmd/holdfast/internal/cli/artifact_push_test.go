@@ -140,8 +140,8 @@ func TestArtifactsPush(t *testing.T) {
 	for _, n := range nodes {
 		n.hook = core.hook
 	}
-	w.user.env["HOME"] = over(t, network, "core-2:8443").home
-	w.user.network = network
+	w.env["HOME"] = over(t, network, "core-2:8443").home
+	w.network = network
 	core.dying = network
 	p := into[pushed](t, w.must(t, "artifacts", "push", out, "-o", "json"))
 	if p.Digest != d.Digest.String() || p.Chunks == 0 || p.Sent != p.Chunks || p.There != 0 || p.Bytes < 6<<20 || p.Name != "camera" || p.Release != 17 {
