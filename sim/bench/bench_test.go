@@ -59,7 +59,7 @@ func TestQuickRun(t *testing.T) {
 	for _, name := range []string{
 		"memory.floor", "memory.gateway", "hostile.silent", "hostile.fill", "hostile.crumbs", "hostile.trickle", "hostile.deaf",
 		"heartbeat.floor_cpu", "heartbeat.gateway_cpu", "registration.floor_rate", "registration.rate", "registration.batch",
-		"registration.cpu", "custody.floor_p50", "custody.p50", "artifact.build", "wan.beats", "wan.direct_packets", "drain.floor_rate", "drain.rate", "drain.batch", "drain.gateway_cpu",
+		"registration.cpu", "custody.floor_p50", "custody.p50", "artifact.build", "download.floor_rate", "download.rate", "download.memory", "wan.beats", "wan.direct_packets", "drain.floor_rate", "drain.rate", "drain.batch", "drain.gateway_cpu",
 		"drain.core_cpu", "drain.beats", "agent.floor", "agent.rss", "cluster.floor_rate", "cluster.gateway.rate", "cluster.follower.rate",
 		"cluster.leader.rate", "cluster.follower.leader_cpu", "cluster.follower.entry_cpu", "cluster.follower.other_cpu", "write.floor_p50",
 		"write.leader_p50", "write.follower_p50", "heap.enrolled", "heap.later", "heap.restored", "list.leader_p99", "list.follower_p99", "list.write_p50",
@@ -78,8 +78,8 @@ func TestQuickRun(t *testing.T) {
 	if enrolled, later := figures["heap.enrolled"], figures["heap.later"]; enrolled > later+certBytes {
 		t.Errorf("a device takes %v B just enrolled and %v B later: its certificate is kept", enrolled, later)
 	}
-	if verdicts != 27 {
-		t.Errorf("%d verdicts, want 27:\n%s", verdicts, out.String())
+	if verdicts != 29 {
+		t.Errorf("%d verdicts, want 29:\n%s", verdicts, out.String())
 	}
 	if n := strings.Count(string(text), "### "); n != 17 {
 		t.Errorf("the document shows %d profiles, want 17", n)

@@ -50,6 +50,9 @@ Targets are reported and not enforced: the machine may be shared, and a busy nei
   it, a raw log that does nothing but write and fdatasync makes batches of the size that the spool's had.
 - **Custody**: the time from a verified statement to its custody, {{.CustodyLanes}} under way at once; against single records of the same size, written and
   synced one after the other, in the same process. Verification is not in it.
+- **Download**: one device in a process of its own fetches incompressible chunks of {{.ChunkKiB}} KiB out of the gateway's cache, with as many questions under way as
+  may be, and holds each against its digest. In turns with it, a raw QUIC stream carries as many bytes from another process's memory to the same
+  reader, who hashes them. Memory is that of the gateway while {{.Downloaders}} devices asked for all they may, in the largest chunks, and do not read.
 - **WAN**: {{.Calm}} devices that beat each {{.CalmEvery}}, as real ones do, for {{.CalmWindow}}. What goes through the gateway's two sockets is counted, with the headers of UDP and
   IPv4, in both directions: on the uplink, and between gateway and devices, which is what would go over the WAN without a gateway.
 - **Drain**: {{.Buffered}} signed statements of {{.Drainers}} devices lie in the spool of a gateway when it starts, as after an outage, and go to the
@@ -100,6 +103,7 @@ type pageData struct {
 	Devices, Hostiles, Batch                       int
 	Lanes, ClusterBatch, Askers, Filled, FillSites int
 	SpoolData, CustodyLanes, Calm                  int
+	ChunkKiB, Downloaders                          int
 	Buffered, Drainers                             int
 	CalmEvery, CalmWindow, DrainEvery, DrainRest   time.Duration
 	Verdicts                                       []pageVerdict
@@ -137,7 +141,7 @@ func (b *bench) document(at time.Time, machine string) ([]byte, error) {
 	d := pageData{
 		Command: b.command(), Date: at.Format(time.DateOnly), Machine: machine, Devices: b.size.devices, Hostiles: b.size.hostiles, Batch: floorBatch,
 		Lanes: lanes, ClusterBatch: b.size.clusterBatch, Askers: askers, Filled: b.size.filled, FillSites: fillSites,
-		SpoolData: spoolData, CustodyLanes: custodyLanes, Calm: b.size.calm, CalmEvery: b.size.calmEvery, CalmWindow: b.size.calmWindow,
+		SpoolData: spoolData, CustodyLanes: custodyLanes, ChunkKiB: downloadChunk / kib, Downloaders: downloaders, Calm: b.size.calm, CalmEvery: b.size.calmEvery, CalmWindow: b.size.calmWindow,
 		Buffered: b.size.buffered, Drainers: b.size.drainers, DrainEvery: b.size.drainEvery, DrainRest: b.size.drainRest,
 	}
 	for i := range b.verdicts {

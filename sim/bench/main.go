@@ -68,8 +68,10 @@ type size struct {
 	custodyRounds int
 	custodyEach   int // statements of each lane
 
-	cutRounds int
-	cutBytes  int64 // of the file that is cut in chunks
+	cutRounds      int
+	cutBytes       int64 // of the file that is cut in chunks
+	downloadRounds int
+	downloaded     int // chunks of a download
 
 	clusterRounds int
 	clusterWindow time.Duration
@@ -89,7 +91,7 @@ func fullSize() size {
 	return size{
 		devices: 2000, rounds: 15, warmup: 400 * time.Millisecond, slice: 700 * time.Millisecond, settle: 1500 * time.Millisecond,
 		regRounds: 7, regWindow: 3 * time.Second, ahead: 20, profile: 3 * time.Second, agentRounds: 5, hostiles: 50, hostileTime: 15 * time.Second,
-		hostileLook: 2 * time.Second, uplink: time.Second, clusterRounds: 5, clusterWindow: 2 * time.Second, clusterBatch: 250, directAhead: 25, writeRounds: 5, writeWindow: time.Second,
+		hostileLook: 2 * time.Second, downloadRounds: 9, downloaded: 2000, uplink: time.Second, clusterRounds: 5, clusterWindow: 2 * time.Second, clusterBatch: 250, directAhead: 25, writeRounds: 5, writeWindow: time.Second,
 		filled: 100_000, passed: 600, listRounds: 3, calm: 1000, calmEvery: 30 * time.Second, calmWindow: time.Minute, buffered: 1_000_000, drainers: 500, drainEvery: 5 * time.Second, drainRest: 20 * time.Second, spoolRounds: 15, spoolTurn: 40, custodyRounds: 9, custodyEach: 200,
 		cutRounds: 15, cutBytes: 128 * mib,
 	}
@@ -100,7 +102,7 @@ func quickSize() size {
 	return size{
 		devices: 20, rounds: 2, warmup: 20 * time.Millisecond, slice: 200 * time.Millisecond, settle: 100 * time.Millisecond,
 		regRounds: 1, regWindow: 300 * time.Millisecond, ahead: 60, profile: 100 * time.Millisecond, agentRounds: 1, hostiles: 8,
-		hostileTime: 500 * time.Millisecond, hostileLook: 200 * time.Millisecond, uplink: 200 * time.Millisecond, clusterRounds: 1, clusterWindow: 300 * time.Millisecond, clusterBatch: 4,
+		hostileTime: 500 * time.Millisecond, hostileLook: 200 * time.Millisecond, downloadRounds: 1, downloaded: 20, uplink: 200 * time.Millisecond, clusterRounds: 1, clusterWindow: 300 * time.Millisecond, clusterBatch: 4,
 		directAhead: 200, writeRounds: 1, writeWindow: 100 * time.Millisecond, filled: 500, passed: 20, listRounds: 1,
 		calm: 20, calmEvery: 100 * time.Millisecond, calmWindow: 300 * time.Millisecond, buffered: 2000, drainers: 10, drainEvery: 50 * time.Millisecond, drainRest: 300 * time.Millisecond, spoolRounds: 1, spoolTurn: 2, custodyRounds: 1, custodyEach: 4,
 		cutRounds: 1, cutBytes: 4 * mib,
@@ -131,6 +133,7 @@ func measurements() []measurement {
 		{"memory", oneNode, memory},
 		{"hostile", oneNode, hostiles},
 		{"heartbeat", oneNode, heartbeats},
+		{"download", oneNode, downloads},
 		{"wan", oneNode, wan},
 		{"drain", oneNode, drains},
 		{"registration", oneNode, registrations},

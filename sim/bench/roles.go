@@ -23,6 +23,7 @@ const (
 	roleHostile = "bench-hostile"
 	roleUplink  = "bench-uplink"
 	roleFill    = "bench-fill"
+	roleRaw     = "bench-raw"
 )
 
 func roles() []floor.Role {
@@ -33,6 +34,7 @@ func roles() []floor.Role {
 		{Name: roleHostile, Open: openHostile},
 		{Name: roleUplink, Open: openUplink},
 		{Name: roleFill, Open: openFill},
+		{Name: roleRaw, Open: openSender},
 	}
 }
 

@@ -13,6 +13,7 @@ const (
 	// quietTime is how long a session may ask for nothing.
 	quietTime  = 30 * time.Second
 	lingerTime = 2 * time.Second // for the last answer to arrive
+	inMemory   = 2               // frames of a session that lie in memory
 )
 
 // A question is one of a session.
@@ -33,7 +34,11 @@ type serving struct {
 	questions chan question // at most MaxFetches with the one that is answered
 	ended     chan struct{} // closed when nobody answers any more
 	wg        sync.WaitGroup
-	frame     []byte // of the last answer: the memory of a session
+
+	// One answer is read from the disk and encoded while the one before it is sent: that is the memory of a session.
+	frames chan []byte   // to be sent
+	free   chan []byte   // memory of frames that were sent
+	broken chan struct{} // closed when nothing is sent any more
 }
 
 // Agent serves an agent's session, of which first was the first question, until it ends or ctx does. allowed is asked before each answer
@@ -50,6 +55,10 @@ func (s *Site) Sibling(ctx context.Context, _ string, conn net.Conn) {
 
 func (s *Site) serve(ctx context.Context, v *serving, first *wire.Fetch) {
 	v.Site, v.questions, v.ended = s, make(chan question, wire.MaxFetches-1), make(chan struct{})
+	v.frames, v.free, v.broken = make(chan []byte), make(chan []byte, inMemory), make(chan struct{})
+	for range inMemory {
+		v.free <- nil
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	stop := context.AfterFunc(ctx, v.conn.Close)
 	defer v.wg.Wait()
@@ -58,7 +67,28 @@ func (s *Site) serve(ctx context.Context, v *serving, first *wire.Fetch) {
 	defer v.conn.Close()
 	defer close(v.ended)
 	v.wg.Go(func() { v.read(ctx, first) })
-	v.answer(ctx)
+	var sending sync.WaitGroup
+	sending.Go(v.send)
+	e := v.answer(ctx)
+	close(v.frames)
+	sending.Wait() // what ends the session comes behind the last answer
+	switch {
+	case e != nil:
+		v.conn.Refuse(e)
+	case ctx.Err() == nil:
+		v.conn.Finish(lingerTime)
+	}
+}
+
+// send sends what is encoded, until there is no more, or nobody takes it.
+func (v *serving) send() {
+	defer close(v.broken)
+	for b := range v.frames {
+		if v.conn.SendFrame(wire.TypeBlob, b) != nil {
+			return
+		}
+		v.free <- b
+	}
 }
 
 // read takes questions, and has what they ask for fetched, until the session ends. Beyond those that may be under way it waits.
@@ -97,57 +127,76 @@ func (v *serving) hand(ctx context.Context, q question) bool {
 	}
 }
 
-// answer answers in the order of the questions.
-func (v *serving) answer(ctx context.Context) {
+// answer answers in the order of the questions, and returns why the session ends; nil: the other side ended it.
+func (v *serving) answer(ctx context.Context) *wire.Error {
 	quiet := time.NewTimer(quietTime)
 	defer quiet.Stop()
 	for {
 		select {
 		case q, ok := <-v.questions:
 			if !ok {
-				v.conn.Finish(lingerTime)
-				return
+				return nil
 			}
-			if !v.answerOne(ctx, &q) {
-				return
+			if more, e := v.answerOne(ctx, &q); !more {
+				return e
 			}
 			quiet.Reset(quietTime)
 		case <-quiet.C:
-			v.conn.Refuse(wire.Refuse(wire.CodeUnavailable, "nothing was asked for %v", quietTime))
-			return
+			return wire.Refuse(wire.CodeUnavailable, "nothing was asked for %v", quietTime)
+		case <-v.broken:
+			return nil
 		case <-ctx.Done():
-			return
+			return nil
 		}
 	}
 }
 
-func (v *serving) answerOne(ctx context.Context, q *question) (more bool) {
+func (v *serving) answerOne(ctx context.Context, q *question) (more bool, e *wire.Error) {
 	if q.refused == nil {
 		q.refused = v.allowed()
 	}
 	if q.refused != nil {
 		q.refused.Ref = wire.TypeFetch
-		v.conn.Refuse(q.refused)
-		return false
+		return false, q.refused
 	}
-	if q.ready != nil {
-		late := time.NewTimer(answerTime)
-		defer late.Stop()
-		select {
-		case <-q.ready:
-		case <-late.C:
-		case <-ctx.Done():
-			return false
-		}
+	if !v.waited(ctx, q) {
+		return false, nil
+	}
+	var frame []byte
+	select {
+	case frame = <-v.free:
+	case <-v.broken:
+		return false, nil
 	}
 	a := v.get(ctx, &q.Fetch, v.wanOnly, q.hit)
-	b, err := wire.AppendFrame(v.frame[:0], wire.TypeBlob, &a.Blob)
+	frame, err := wire.AppendFrame(frame[:0], wire.TypeBlob, &a.Blob)
 	a.release()
 	if err != nil {
 		v.Log.Error("content does not encode", "kind", q.Kind.String(), "err", err)
-		v.conn.Refuse(wire.Refuse(wire.CodeInternal, "the gateway failed").After(retryAfter))
+		return false, wire.Refuse(wire.CodeInternal, "the gateway failed").After(retryAfter)
+	}
+	select {
+	case v.frames <- frame:
+		return true, nil
+	case <-v.broken:
+		return false, nil
+	}
+}
+
+// waited waits for what is fetched ahead, at most as long as one waits for an answer; false: the session ends.
+func (v *serving) waited(ctx context.Context, q *question) bool {
+	if q.ready == nil {
+		return true
+	}
+	late := time.NewTimer(answerTime)
+	defer late.Stop()
+	select {
+	case <-q.ready:
+	case <-late.C:
+	case <-v.broken:
+		return false
+	case <-ctx.Done():
 		return false
 	}
-	v.frame = b
-	return v.conn.SendFrame(wire.TypeBlob, b) == nil
+	return true
 }

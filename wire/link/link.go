@@ -43,6 +43,7 @@ const (
 type Limits struct {
 	Stream     uint64 // bytes not yet read, of one stream over QUIC
 	Connection uint64 // bytes not yet read, of all streams over QUIC
+	Initial    uint64 // of both, what a peer may send at once before its speed is known; 0: what fits a quiet session
 	Streams    int64  // streams open at once that the peer opened over QUIC
 	Frame      int    // bytes of one frame of the control stream
 	Socket     int    // bytes that the system may hold for a TCP connection, each way; 0: as it sees fit
@@ -58,7 +59,7 @@ var (
 	// SiblingLimits are for the gateway that dials another one, which has the limits of its port: AgentLimits.
 	SiblingLimits = Limits{Stream: 128 << 10, Connection: 128 << 10, Streams: 1, Frame: 33 << 10, Socket: 128 << 10}
 	// ContentLimits are for whoever dials a session for content: one blob is read while the next ones arrive.
-	ContentLimits = Limits{Stream: 512 << 10, Connection: 512 << 10, Streams: 1, Frame: wire.TypeBlob.Limit(), Socket: 512 << 10}
+	ContentLimits = Limits{Stream: 512 << 10, Connection: 512 << 10, Initial: 512 << 10, Streams: 1, Frame: wire.TypeBlob.Limit(), Socket: 512 << 10}
 )
 
 // Options of a listener or a dial.

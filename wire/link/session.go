@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
-	"slices"
 	"time"
 
 	"github.com/holdfast-edge/holdfast/wire"
@@ -81,10 +80,15 @@ func (s *Session) SendFrame(t wire.Type, frame []byte) error {
 	if s.broken != nil {
 		return s.broken
 	}
-	for p := range slices.Chunk(frame, sendPiece) {
-		if err := s.write(t, p); err != nil {
+	for len(frame) > 0 {
+		n := len(frame)
+		if n > sendPiece*5/4 { // no crumb is left for a write of its own
+			n = sendPiece
+		}
+		if err := s.write(t, frame[:n]); err != nil {
 			return err
 		}
+		frame = frame[n:]
 	}
 	return nil
 }
