@@ -17,18 +17,15 @@ import (
 	"github.com/holdfast-edge/holdfast/wire"
 )
 
-func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, seed)) } //nolint:gosec // it must be repeatable
+func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, seed)) }
 
 func open(d *simdisk.Disk, quota int64) *Cache {
 	return Open(Config{FS: d, Dir: "content", Quota: quota, Log: slog.New(slog.DiscardHandler)})
 }
 
-// piece is the content with a number, and its key: of each kind, and of sizes around a block's.
+// piece is the content with a number, and its key: of each kind but manifests, and of several sizes.
 func piece(i int) (Key, []byte) {
-	size := []int{1, 100, Block - 1, Block}[i%4]
-	if i%5 != 0 {
-		size = min(size, 100)
-	}
+	size := []int{1, 100, 700, 2000}[i%4]
 	b := bytes.Repeat(fmt.Appendf(nil, "%d ", i), size)[:size]
 	if i%7 == 6 {
 		return Key{Kind: wire.ContentPublishers, Number: uint64(i)}, b
@@ -180,7 +177,7 @@ func TestUnfinished(t *testing.T) {
 func TestLeastRecentlyUsed(t *testing.T) {
 	for seed := range uint64(5) {
 		r, d := newRand(seed), simdisk.New(seed)
-		const quota = 3*Block + 2000
+		const quota = 6000
 		c := open(d, quota)
 		var model []int // the one that was used last is the last
 		bytes := func() (n int64) {
@@ -223,7 +220,7 @@ func TestLeastRecentlyUsed(t *testing.T) {
 
 // Sets of publishers make no room.
 func TestPublishersStay(t *testing.T) {
-	c := open(simdisk.New(1), 2*Block)
+	c := open(simdisk.New(1), 6000)
 	put(t, c, 6)
 	for i := range 100 {
 		if i%7 != 6 {
@@ -242,7 +239,7 @@ func TestSmallerQuota(t *testing.T) {
 	for i := range 40 {
 		put(t, c, i)
 	}
-	if c = open(d, Block); c.Status().Bytes > Block || d.Used() > Block {
+	if c = open(d, 6000); c.Status().Bytes > 6000 || d.Used() > 6000 {
 		t.Errorf("status %+v", c.Status())
 	}
 }
@@ -294,14 +291,14 @@ func TestWrongFile(t *testing.T) {
 // put, and the cache goes on.
 func TestPowerCutAtEveryOperation(t *testing.T) {
 	script := func(d *simdisk.Disk) error {
-		c := open(d, 3*Block)
+		c := open(d, 6000)
 		for i := range 12 {
 			k, b := piece(i)
 			if err := c.Put(k, wire.CodecRaw, b); errors.Is(err, simdisk.ErrPowerCut) {
 				return err
 			}
 			if i == 6 {
-				c = open(d, 3*Block)
+				c = open(d, 6000)
 			}
 		}
 		return nil
@@ -319,8 +316,8 @@ func TestPowerCutAtEveryOperation(t *testing.T) {
 			if seed == 0 {
 				after = d.Kill()
 			}
-			c := open(after, 3*Block)
-			if s := c.Status(); s.Bytes > 3*Block || s.Bytes != after.Used() || slices.ContainsFunc(after.Files(), func(f string) bool { return strings.HasSuffix(f, ".tmp") }) {
+			c := open(after, 6000)
+			if s := c.Status(); s.Bytes > 6000 || s.Bytes != after.Used() || slices.ContainsFunc(after.Files(), func(f string) bool { return strings.HasSuffix(f, ".tmp") }) {
 				t.Fatalf("cut %d: %+v, the disk has %d in %v", n, s, after.Used(), after.Files())
 			}
 			for i := range 12 {
@@ -383,7 +380,7 @@ func TestFailingDisk(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d := simdisk.New(uint64(n))
 				d.SetHook(simdisk.FailNth(kind, n, eio))
-				c := open(d, Block+1000)
+				c := open(d, 6000)
 				for i := range 20 {
 					k, b := piece(i)
 					if err := c.Put(k, wire.CodecRaw, b); err != nil && !errors.Is(err, ErrNotKept) {

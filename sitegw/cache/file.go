@@ -56,7 +56,7 @@ func readHead(b []byte, k Key, size int64) (codec wire.Codec, n int64, err error
 		return 0, 0, fmt.Errorf("%w: %d bytes", errDamaged, size)
 	}
 	codec = wire.Codec(b[5])
-	n = int64(min(binary.BigEndian.Uint64(b[48:]), 1<<40)) //nolint:gosec // G115: no larger
+	n = int64(min(binary.BigEndian.Uint64(b[48:]), 1<<40))
 	if string(appendHead(nil, k, codec, n)) != string(b[:headSize]) {
 		return 0, 0, fmt.Errorf("%w: the header is of something else", errDamaged)
 	}
@@ -122,7 +122,7 @@ func (c *Cache) read(k Key, offset int64) (*Blob, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Blob{buf: buffers.Get().(*[headSize + sumSize + Block]byte)} //nolint:forcetypeassert,errcheck // the pool has nothing else
+	out := &Blob{buf: buffers.Get().(*[headSize + sumSize + Block]byte)} //nolint:forcetypeassert // the pool has nothing else
 	if err := out.read(f, k, size, offset); err != nil {
 		out.Release()
 		return nil, err

@@ -74,7 +74,7 @@ type Site struct {
 	counts counts
 	news   chan struct{} // capacity 1: another number of publishers was told
 
-	ctx    context.Context // ends the flights
+	ctx    context.Context //nolint:containedctx // ends the flights, which outlive who asked
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // flights and pipes
 
@@ -216,7 +216,7 @@ func (s *Site) onDisk(k cache.Key, f *wire.Fetch, hit bool) (answer, bool) {
 	}
 	offset := int64(0)
 	if k.Kind == wire.ContentManifest {
-		offset = int64(min(f.Offset, wire.MaxManifest)) //nolint:gosec // G115: no larger
+		offset = int64(min(f.Offset, wire.MaxManifest))
 	}
 	b, err := s.Cache.Get(k, offset)
 	if err != nil {

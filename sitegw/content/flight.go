@@ -62,8 +62,8 @@ func (s *Site) join(ctx context.Context, k flightKey, fetch func(ctx context.Con
 	case !ok:
 		fl = &flight{done: make(chan struct{})}
 		s.flights[k] = fl
-		s.wg.Go(func() {
-			ctx, cancel := context.WithTimeout(s.ctx, flightTime) //nolint:contextcheck // who asks may leave: it is wanted again
+		s.wg.Go(func() { //nolint:contextcheck // who asks may leave: it is wanted again
+			ctx, cancel := context.WithTimeout(s.ctx, flightTime)
 			defer cancel()
 			fl.out, fl.err = fetch(ctx)
 			s.mu.Lock()

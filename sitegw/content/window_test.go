@@ -76,7 +76,7 @@ func TestWindow(t *testing.T) {
 		all := p.core.chunks(2, 1000)
 		a := g.agent()
 		a.want(all[0])
-		g.told.limit.Window = "22:00-05:00"
+		g.told.limited(wire.ContentLimit{Window: "22:00-05:00"})
 		a.want(wire.Fetch{Kind: wire.ContentChunk, Digest: all[0].Digest})
 		a.conn.Close()
 		time.Sleep(6 * time.Hour)
@@ -108,9 +108,11 @@ func TestRate(t *testing.T) {
 			n := 3_000_000 / size
 			all := p.core.chunks(n, size)
 			start := time.Now()
+			for _, g := range p.gateways {
+				g.told.limited(wire.ContentLimit{BytesPerSecond: rate})
+			}
 			var wg sync.WaitGroup
 			for i, g := range p.gateways {
-				g.told.limit.BytesPerSecond = rate
 				a := g.agent()
 				defer a.conn.Close()
 				wg.Go(func() { a.download(all[i*n/2:][:n/2], time.Hour) })

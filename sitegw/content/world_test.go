@@ -55,6 +55,13 @@ func (t *told) Content() wire.ContentLimit {
 	return t.limit
 }
 
+// limited is another limit, told from now on.
+func (t *told) limited(l wire.ContentLimit) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.limit = l
+}
+
 func (t *told) Publishers() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -126,7 +133,7 @@ func (g *gateway) dial(_ context.Context, name string) (net.Conn, error) {
 		case o.is(func(o *gateway) bool { return o.lies }):
 			g.p.wg.Go(func() { lie(OnStream(there)) })
 		default:
-			g.p.wg.Go(func() { o.Sibling(context.Background(), g.name, there) })
+			g.p.wg.Go(func() { o.Sibling(context.Background(), g.name, there) }) //nolint:contextcheck // it is another gateway's
 		}
 		return here, nil
 	}
@@ -194,7 +201,7 @@ func (c *core) cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, s := range c.conns {
-		s.Close() //nolint:errcheck // it is over
+		s.Close()
 	}
 	c.conns = nil
 }
