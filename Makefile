@@ -124,6 +124,8 @@ nightly: ## what takes too long for every push: long fuzzing, every test many ti
 	HOLDFAST_CROWD=10000 $(GO) test -run '^TestCrowdComesBack' -timeout 30m ./sim/procs
 	HOLDFAST_DAYS=14 HOLDFAST_DEVICES=1000 $(GO) test -run '^TestDaysWithoutTheCore' -timeout 2h ./sim
 	HOLDFAST_HOURS=24 $(GO) test -run '^TestLongCut$$' -timeout 1h ./sim
+	HOLDFAST_SEEDS=100 $(GO) test -run '^TestPowerCutAnywhere$$' -timeout 2h ./agent/install
+	HOLDFAST_STAGE_MIB=1024 $(GO) test -run '^TestStageMemory$$' -timeout 30m ./agent/install
 	HOLDFAST_SEEDS=5000 $(GO) test -run '^TestLinearizable' -timeout 12h ./sim
 	HOLDFAST_SEEDS=5000 $(GO) test -run '^TestConservation$$' -timeout 12h ./sim
 	HOLDFAST_SEEDS=200000 $(GO) test -run '^TestConservationLight$$' -timeout 4h ./sim
