@@ -254,6 +254,15 @@ func TestActivate(t *testing.T) {
 			}
 		})
 	}
+	t.Run("the agent stops", func(t *testing.T) {
+		t.Parallel()
+		s := openSlot(t, slotDir(t), Options{Wrap: fast, Bus: (&manager{mute: true}).serve(t), Units: []string{"app.service"}})
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if err := s.Activate(ctx, &artifact.Manifest{Kind: artifact.KindTree, Unit: "app.service"}); err != ctx.Err() { //nolint:errorlint // as it is
+			t.Error(err)
+		}
+	})
 	t.Run("no bus", func(t *testing.T) {
 		t.Parallel()
 		s := openSlot(t, slotDir(t), Options{Wrap: fast, Bus: "unix:path=" + t.TempDir() + "/none", Units: []string{"app.service"}})

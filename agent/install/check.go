@@ -65,7 +65,7 @@ func (s *Slot) Check(ctx context.Context, m *artifact.Manifest) error {
 		one, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("it took longer than %v", timeout))
 		err := s.check(one, &c, release(d))
 		if err != nil && one.Err() != nil {
-			err = errors.Join(context.Cause(one), err)
+			err = fmt.Errorf("%w: %w", context.Cause(one), err)
 		}
 		cancel()
 		if ctx.Err() != nil { // the caller's end says nothing of health

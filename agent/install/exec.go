@@ -45,19 +45,23 @@ func (s *Slot) checkExec(ctx context.Context, dir string, c *artifact.Check) err
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- waitExit(cmd.Process.Pid) }()
-	var late error
+	late := false
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
-		late = errors.New("killed")
+		late = true
 		err = errors.Join(unix.Kill(-cmd.Process.Pid, unix.SIGKILL), <-ended)
 	}
 	// The program is a zombie until Wait, so the group's number cannot be another's yet.
 	if kerr := unix.Kill(-cmd.Process.Pid, unix.SIGKILL); kerr != nil && !errors.Is(kerr, unix.ESRCH) {
 		err = errors.Join(err, kerr)
 	}
-	if werr := cmd.Wait(); !errors.Is(werr, exec.ErrWaitDelay) { // a child that left the group holds the pipe: no matter of health
-		err = errors.Join(late, err, werr)
+	werr := cmd.Wait()
+	switch {
+	case late:
+		err = errors.Join(err, errors.New("killed"))
+	case !errors.Is(werr, exec.ErrWaitDelay): // a child that left the group holds the pipe: no matter of health
+		err = errors.Join(err, werr)
 	}
 	if err == nil {
 		return nil

@@ -152,11 +152,17 @@ func (r rooted) Exchange(a, b string) error {
 	})
 }
 
+// fewNodes is how few free inodes count as a full disk: nobody can make files there soon, however many bytes there are.
+const fewNodes = 1024
+
 // free is the room of dir's file system for users without privileges, in bytes; what it keeps for root stays root's.
 func free(dir string) (uint64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
 		return 0, &os.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	if s.Files > 0 && s.Ffree < fewNodes { // some file systems have no number of inodes
+		return 0, nil
 	}
 	return s.Bavail * uint64(s.Bsize), nil //nolint:gosec // G115: a block size is positive
 }

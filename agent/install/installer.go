@@ -37,7 +37,7 @@ func (linked) activate(ctx context.Context, s *Slot, m *artifact.Manifest) error
 }
 
 // Activate starts what is in the current release, whose manifest is m: it restarts the unit that the manifest names, if any and if the
-// device's settings allow it, and waits until it has started.
+// device's settings allow it, and waits until it has started. It may be repeated. When ctx ends, its error is returned as it is.
 func (s *Slot) Activate(ctx context.Context, m *artifact.Manifest) error {
 	in, err := installerOf(m.Kind)
 	if err != nil {

@@ -20,12 +20,14 @@ func (s *Slot) restart(ctx context.Context, unit string) error {
 	if err := s.o.allows(unit); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, s.o.Activate, fmt.Errorf("it took longer than %v", s.o.Activate))
+	limited, cancel := context.WithTimeoutCause(ctx, s.o.Activate, fmt.Errorf("it took longer than %v", s.o.Activate))
 	defer cancel()
-	result, err := s.job(ctx, unit)
+	result, err := s.job(limited, unit)
 	switch {
-	case err != nil && ctx.Err() != nil: // the library's error is only that its connection is closed
-		err = errors.Join(context.Cause(ctx), ctx.Err())
+	case err != nil && ctx.Err() != nil: // the agent stops: that says nothing of the unit
+		return ctx.Err()
+	case err != nil && limited.Err() != nil: // the library's error is only that its connection is closed
+		err = context.Cause(limited)
 	case err == nil && result != "done":
 		err = fmt.Errorf("the job of systemd ended as %q; journalctl -u %s says why", result, unit)
 	}
