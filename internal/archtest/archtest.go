@@ -44,6 +44,11 @@ var libraries = []library{
 		in:       []string{"sitegw/mesh"},
 		why:      "only the mesh sees the gossip library",
 	},
+	{
+		prefixes: []string{"github.com/godbus/dbus", "github.com/coreos/go-systemd/v22/dbus"},
+		in:       []string{"agent/install"},
+		why:      "only what installs talks to systemd",
+	},
 	{prefixes: []string{"log"}, in: []string{"raftstore"}, why: "use log/slog"}, // hclog's interface names its type
 	{prefixes: []string{"github.com/pkg/errors"}, why: "use errors and fmt"},
 	{prefixes: []string{"math/rand"}, why: "use math/rand/v2"},
