@@ -30,6 +30,7 @@ type rig struct {
 	releases map[wire.Digest]bool // whether it is as it was installed
 	said     []seal.Status
 	from     int // those before it were looked at
+	alarms   int
 
 	healthy  map[wire.Digest]func(sinceActive time.Duration) bool // nil: always
 	activate map[wire.Digest]error
@@ -157,7 +158,11 @@ func (r *rig) Prune(keep ...wire.Digest) error {
 	})
 }
 
-func (r *rig) State(_ seal.StatementType, body []byte) error {
+func (r *rig) State(typ seal.StatementType, body []byte) error {
+	if typ == seal.StatementAlarm {
+		r.alarms++
+		return nil
+	}
 	var s seal.Status
 	if err := wire.Unmarshal(body, &s); err != nil {
 		r.t.Fatal(err)
