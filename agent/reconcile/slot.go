@@ -110,6 +110,7 @@ func (r *runner) wanted() *Task {
 // loop works until ctx ends.
 func (r *runner) loop(ctx context.Context) {
 	r.fetchWait, r.diskWait = backoff.Backoff{Min: fetchMin, Max: fetchMax}, backoff.Backoff{Min: diskMin, Max: diskMax}
+	r.worded = time.Now()
 	if m := r.mem; m.Word != nil {
 		r.owed = !m.Word.After.before(r.said())
 	}

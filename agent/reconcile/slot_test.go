@@ -322,6 +322,23 @@ func TestProgress(t *testing.T) {
 	})
 }
 
+// An agent that starts anew does not state at once where a download is: an agent that dies often would state little else.
+func TestProgressAfterStart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		r := newRig(t)
+		r.stage = func(ctx context.Context, _ wire.Digest) error {
+			r.runner.progress(Progress{Total: 300, Fetched: 1})
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		r.want(1, old, 0)
+		for range 5 {
+			r.run(20 * time.Second)
+		}
+		r.stated("downloading")
+	})
+}
+
 // A release that is lower than the highest that was healthy is refused, unless the order permits it.
 func TestFloor(t *testing.T) {
 	m := Memory{Highest: []Named{{Name: "app", Number: 3}, {Name: "other", Number: 9}}}
