@@ -176,7 +176,7 @@ func TestRefusedOrders(t *testing.T) {
 				p.mu.Lock()
 				p.order, p.orders = tt.order, 99 // which the device never says that it has
 				p.mu.Unlock()
-				time.Sleep(20 * time.Second)
+				time.Sleep(2 * time.Minute) // with the back-off of who has left both gateways
 				p.mu.Lock()
 				found := false
 				for _, s := range p.told {
@@ -187,7 +187,7 @@ func TestRefusedOrders(t *testing.T) {
 				}
 				p.told, p.order = nil, nil
 				p.mu.Unlock()
-				time.Sleep(20 * time.Second)
+				time.Sleep(2 * time.Minute)
 				p.mu.Lock()
 				p.told = nil
 				p.mu.Unlock()
