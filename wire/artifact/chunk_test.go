@@ -101,7 +101,7 @@ func TestOpenChunkRefuses(t *testing.T) {
 		"too large inside":   {wire.DigestOf(tooLarge), wire.CodecZstd, compress(t, tooLarge)},
 		"too large in two":   {wire.DigestOf(tooLarge), wire.CodecZstd, append(compress(t, tooLarge[:wire.MaxChunk]), compress(t, tooLarge[:1])...)},
 		"untold size":        {wire.DigestOf(tooLarge), wire.CodecZstd, streamed(t, tooLarge, zstd.WithWindowSize(64<<10))},
-		"large window":       {wire.DigestOf(tooLarge), wire.CodecZstd, streamed(t, tooLarge, zstd.WithWindowSize(8<<20))},
+		"large window":       {wire.DigestOf(tooLarge), wire.CodecZstd, streamed(t, tooLarge, zstd.WithWindowSize(1<<20))},
 	} {
 		if _, err := OpenChunk(c.digest, c.codec, c.data); !errors.Is(err, ErrChunk) {
 			t.Errorf("%s: error %v, want ErrChunk", name, err)
@@ -111,7 +111,7 @@ func TestOpenChunkRefuses(t *testing.T) {
 
 // A frame of a few KiB that becomes a gigabyte costs no more than a chunk.
 func TestChunkBombCostsLittle(t *testing.T) {
-	bombs := [][]byte{compress(t, make([]byte, 64<<20)), streamed(t, make([]byte, 64<<20), zstd.WithWindowSize(64<<10)), streamed(t, make([]byte, 64<<20))}
+	bombs := [][]byte{compress(t, make([]byte, 8<<20)), streamed(t, make([]byte, 8<<20), zstd.WithWindowSize(64<<10)), streamed(t, make([]byte, 8<<20))}
 	warm := func() { _, _ = OpenChunk(wire.Digest{}, wire.CodecZstd, bombs[1]) }
 	warm()
 	for i, b := range bombs {
@@ -137,7 +137,7 @@ func TestSplitStored(t *testing.T) {
 }
 
 func TestOpenPatch(t *testing.T) {
-	for _, n := range []int{1, 100, 1023, 1024, 1025, 5000, 300 << 10, 3 << 20} {
+	for _, n := range []int{1, 100, 1023, 1024, 1025, 5000, 300 << 10, 1 << 20} {
 		base, file := noise(n, 1), noise(n, 1)
 		file[n/2] ^= 1
 		p := patch(t, base, file)
@@ -173,9 +173,9 @@ func TestOpenPatchRefuses(t *testing.T) {
 		"nothing":         {base, nil, size},
 		"no frame":        {base, file, size},
 		"a short base":    {base[:10], p, size},
-		"a bomb":          {base, compress(t, make([]byte, 64<<20)), size},
-		"an untold bomb":  {base, streamed(t, make([]byte, 64<<20), zstd.WithWindowSize(64<<10)), size},
-		"a window":        {base, streamed(t, make([]byte, 64<<20), zstd.WithWindowSize(16<<20)), size},
+		"a bomb":          {base, compress(t, make([]byte, 8<<20)), size},
+		"an untold bomb":  {base, streamed(t, make([]byte, 8<<20), zstd.WithWindowSize(64<<10)), size},
+		"a window":        {base, streamed(t, make([]byte, 8<<20), zstd.WithWindowSize(4<<20)), size},
 		"two frames":      {base, append(bytes.Clone(p), p...), size},
 		"with dictionary": {base, compress(t, file, zstd.WithEncoderDictRaw(7, base)), size},
 	} {

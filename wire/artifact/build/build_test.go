@@ -297,8 +297,8 @@ func TestPatches(t *testing.T) {
 		t.Fatalf("%d patches, want one, of the executable", len(b.Manifest.Patches))
 	}
 	p := b.Manifest.Patches[0]
-	if p.Size > 5_000 || p.BaseSize != 1<<20+10 || b.PatchBytes != p.Size {
-		t.Errorf("patch of %d bytes for a file with 210 bytes changed", p.Size)
+	if p.Size > 5_000 || p.BaseSize != 400_010 || b.PatchBytes != p.Size {
+		t.Errorf("patch of %d bytes for a file with 80 bytes changed", p.Size)
 	}
 	v, err := b.Verify(t.Context(), a.Dir)
 	if err != nil || v.Patches != 1 || v.Applied != 1 {

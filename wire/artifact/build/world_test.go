@@ -23,7 +23,7 @@ func noise(n int, seed byte) []byte {
 
 // executable is a content as compilers make them: an edit of one line moves addresses all over it.
 func executable(version byte) []byte {
-	b := noise(1<<20, 1)
+	b := noise(400_000, 1)
 	for i := 0; i < len(b); i += 5000 {
 		b[i] += version
 	}
