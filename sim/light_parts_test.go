@@ -98,7 +98,7 @@ func (g *lightGateway) powerCut() error {
 func (g *lightGateway) uplink() error {
 	rec, _ := g.w.core.View().Gateway(g.name)
 	c := &command.Uplinked{Gateway: g.name, Key: rec.Keys[0].ID, Run: g.run, Spool: g.keeper.SpoolEnds()}
-	if _, settled := rec.Fork(c.Run, &c.Spool, nil); !settled {
+	if _, settled := rec.Fork(c.Run, &c.Spool, 0, nil); !settled {
 		var err error
 		c.Asked = rec.Spool.Upto.Seq
 		if c.Proof, err = g.keeper.SpoolPoint(c.Asked); err != nil {

@@ -82,8 +82,10 @@ func samples() map[Type]any {
 		TypeMirrorAsk:     &MirrorAsk{AfterEpoch: 1, After: 40, ListEpoch: 1, List: 7},
 		TypeMirrorPage:    &MirrorPage{Entries: [][]byte{[]byte("entry"), []byte("another")}, List: []byte("list"), More: true, Orders: [][]byte{[]byte("order")}},
 		TypeProve:         &Prove{Seq: 8},
-		TypeProof:         &Proof{Point: &SpoolPoint{Seq: 8, Chain: [32]byte{8}}},
-		TypeReceipts:      &Receipts{Items: []DeviceReceipt{{Device: goldenDevice, Receipt: []byte("receipt")}}},
+		TypeProof: &Proof{Point: &SpoolPoint{Seq: 8, Chain: [32]byte{8}}, Spool: &SpoolEnds{
+			Incarnation: [16]byte{7}, Trimmed: SpoolPoint{Seq: 7, Chain: [32]byte{7}}, Last: SpoolPoint{Seq: 9, Chain: [32]byte{9}},
+		}},
+		TypeReceipts: &Receipts{Items: []DeviceReceipt{{Device: goldenDevice, Receipt: []byte("receipt")}}},
 
 		TypeSiblingHello:   &SiblingHello{Capability: 1, Purpose: PurposeRelay},
 		TypeSiblingWelcome: &SiblingWelcome{Capability: 1, Identity: "spiffe://plant/gateway/berlin/gw1"},

@@ -292,6 +292,7 @@ type Prove struct {
 // Proof answers a Prove.
 type Proof struct {
 	Point *SpoolPoint `cbor:"1,keyasint,omitempty"` // nil: the record is trimmed, or lost to damage
+	Spool *SpoolEnds  `cbor:"2,keyasint,omitempty"` // where the spool begins and ends by now; nil: as the hello said
 }
 
 // UplinkWelcome admits a gateway.

@@ -274,7 +274,7 @@ type Uplinked struct {
 	Gateway string           `cbor:"1,keyasint"` // site/name
 	Key     ident.KeyID      `cbor:"2,keyasint"`
 	Run     uint64           `cbor:"3,keyasint"`
-	Spool   wire.SpoolEnds   `cbor:"4,keyasint"`
+	Spool   wire.SpoolEnds   `cbor:"4,keyasint"`           // as it told last: when it was asked, if it was
 	Asked   uint64           `cbor:"5,keyasint,omitempty"` // number of the record that it was asked to prove; 0: none
 	Proof   *wire.SpoolPoint `cbor:"6,keyasint,omitempty"` // nil: it could not
 }

@@ -17,13 +17,18 @@ import (
 // The mark travels with the statements and spans that it is about, and costs no entry of its own. It may be ahead of what the
 // gateway has heard of, when an answer was lost, but never of the gateway's disk: a gateway sends nothing that is not synced. A
 // core that was put back to an older state has an older mark, behind which its gateways have trimmed: nothing is held against them.
+//
+// A hello may be old when it is decided about. A gateway dials several nodes at once, and what the session that won brought can be committed
+// before the other hello is looked at; one that died can leave a hello behind that its successor overtakes. So a spool that ends before the mark
+// proves nothing, unless it was asked for the record after that was committed.
 
 // keptGatewayRuns bounds the runs that are remembered of a gateway.
 const keptGatewayRuns = 16
 
-// Fork tells how a gateway that comes up contradicts the record; "": it does not, as far as the points that it showed reach. proof
-// is nil when there is none. settled is false when no point is at the mark: then proof of that one may say more.
-func (g *Gateway) Fork(run uint64, s *wire.SpoolEnds, proof *wire.SpoolPoint) (reason string, settled bool) {
+// Fork tells how a gateway that comes up contradicts the record; "": it does not, as far as the points that it showed reach. asked is
+// the number of a mark that the record had before the gateway told s; 0: it was not asked. proof is the point there, nil when there is none.
+// settled is false when no point is at the mark: then asking for that one may say more.
+func (g *Gateway) Fork(run uint64, s *wire.SpoolEnds, asked uint64, proof *wire.SpoolPoint) (reason string, settled bool) {
 	if i := g.run(run); i >= 0 && g.Runs[i].Refused || i > 0 && g.Runs[0].Back {
 		return "runs that had replaced each other came back in turn: there are two of the gateway", true
 	}
@@ -31,7 +36,7 @@ func (g *Gateway) Fork(run uint64, s *wire.SpoolEnds, proof *wire.SpoolPoint) (r
 		return "", true
 	}
 	mark := g.Spool.Upto
-	if s.Last.Seq < mark.Seq {
+	if s.Last.Seq < min(asked, mark.Seq) {
 		return fmt.Sprintf("the spool ends with record %d, and %d were committed from it: it is an older copy", s.Last.Seq, mark.Seq), true
 	}
 	for _, p := range []*wire.SpoolPoint{&s.Trimmed, &s.Last, proof} {
@@ -65,7 +70,7 @@ func (a *applier) uplinked(c *command.Uplinked) any {
 	if _, active := old.ActiveKey(c.Key); !active {
 		return ErrRevoked
 	}
-	if reason, settled := old.Fork(c.Run, &c.Spool, c.Proof); reason != "" {
+	if reason, settled := old.Fork(c.Run, &c.Spool, c.Asked, c.Proof); reason != "" {
 		return a.forked(old, c.Run, old.run(c.Run) == 0, reason)
 	} else if !settled && c.Asked != old.Spool.Upto.Seq {
 		return ErrRetry // the mark went on since the proposer looked

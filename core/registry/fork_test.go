@@ -84,14 +84,15 @@ func TestCopiesOfAGateway(t *testing.T) {
 	l.ok(b.submits(m))
 
 	backup.run = 2
-	eff := l.apply(backup.hello())
+	l.refused(backup.hello(), ErrRetry) // a hello may be old
+	eff := l.apply(backup.shows(l))
 	if err, _ := eff.Results[0].(error); !errors.Is(err, errFork) {
 		t.Errorf("an older copy: %v", eff.Results[0])
 	}
 	if got := audited(t, eff); len(got) != 1 || got[0].Action != "gateway.fork" || got[0].Target != gwA || len(eff.Events) != 1 || eff.Events[0].Type != EventGatewayForked {
 		t.Errorf("reported by %+v and %+v", got, eff.Events)
 	}
-	if eff := l.apply(backup.hello()); len(eff.Records)+len(eff.Events) != 0 {
+	if eff := l.apply(backup.shows(l)); len(eff.Records)+len(eff.Events) != 0 {
 		t.Errorf("reported again: %+v", eff)
 	}
 	backup.records = append(backup.records, 9, 9, 9)
@@ -159,6 +160,34 @@ func TestHonestGatewayIsNoCopy(t *testing.T) {
 	l.ok(second.shows(l))
 	if g, _ := l.state.View().Gateway(gwA); g.Forked != nil {
 		t.Errorf("taken for a copy: %+v", g.Forked)
+	}
+}
+
+// What a gateway brought in one session can be committed before the hello of another one is looked at, which it sent at the same time, or before
+// it was restarted. The hello is no copy's. One that is asked, and still ends before the mark, is.
+func TestHelloThatWasOvertaken(t *testing.T) {
+	for name, restarted := range map[string]bool{"by another session of the run": false, "by the next run": true} {
+		l := newLog(t)
+		b, m := newBox(l)
+		b.records = []byte{1}
+		old := b.hello()
+		b.records = append(b.records, 2)
+		if restarted {
+			b.run++
+		}
+		l.ok(b.hello())
+		l.ok(b.submits(m))
+		eff := l.apply(old)
+		if err, _ := eff.Results[0].(error); !errors.Is(err, ErrRetry) || len(eff.Events) != 0 {
+			t.Errorf("%s: %v, %+v", name, eff.Results[0], eff.Events)
+		}
+		old.Asked = 1 // the mark that the proposer saw was an older one
+		l.refused(old, ErrRetry)
+		old.Asked = 2
+		forks(l, old)
+		b.records = append(b.records, 3)
+		l.ok(b.submits(m))
+		forks(l, old) // what it could not show then, it never could
 	}
 }
 

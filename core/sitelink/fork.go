@@ -26,14 +26,17 @@ func (s *Server) single(ctx context.Context, ses *link.Session, peer *ident.Peer
 			return wire.Refuse(wire.CodeUnknownKey, "no gateway %s", gw)
 		}
 		c := &command.Uplinked{Gateway: gw, Key: peer.Key, Run: hello.Run, Spool: *hello.Spool}
-		reason, settled := rec.Fork(c.Run, &c.Spool, nil)
+		reason, settled := rec.Fork(c.Run, &c.Spool, 0, nil)
 		if !settled {
 			c.Asked = rec.Spool.Upto.Seq
-			var err error
-			if c.Proof, err = prove(ses, c.Asked); err != nil {
+			proof, err := prove(ses, c.Asked)
+			if err != nil {
 				return err
 			}
-			reason, _ = rec.Fork(c.Run, &c.Spool, c.Proof)
+			if c.Proof = proof.Point; proof.Spool != nil && proof.Spool.Incarnation == c.Spool.Incarnation {
+				c.Spool = *proof.Spool
+			}
+			reason, _ = rec.Fork(c.Run, &c.Spool, c.Asked, c.Proof)
 		}
 		if reason == "" && rec.Known(c.Run, &c.Spool) {
 			return nil
@@ -57,23 +60,19 @@ func (s *Server) single(ctx context.Context, ses *link.Session, peer *ident.Peer
 // againForked is how long a copy of a gateway waits before it tries again: only an operator changes the answer.
 const againForked = 5 * time.Minute
 
-// prove asks a gateway for the point behind a record of its spool; nil: it has none.
-func prove(ses *link.Session, seq uint64) (*wire.SpoolPoint, error) {
+// prove asks a gateway for the point behind a record of its spool, and where that ends by now.
+func prove(ses *link.Session, seq uint64) (m wire.Proof, err error) {
 	if err := ses.Send(wire.TypeProve, wire.Prove{Seq: seq}); err != nil {
-		return nil, err
+		return m, err
 	}
 	t, body, err := ses.RecvWithin(openingTime)
 	if err != nil {
-		return nil, err
+		return m, err
 	}
-	var m wire.Proof
 	if t != wire.TypeProof {
-		return nil, wire.Refuse(wire.CodeMalformed, "want a proof, got %v", t)
+		return m, wire.Refuse(wire.CodeMalformed, "want a proof, got %v", t)
 	}
-	if err := wire.Unmarshal(body, &m); err != nil {
-		return nil, err
-	}
-	return m.Point, nil
+	return m, wire.Unmarshal(body, &m)
 }
 
 // mark is how far the gateway's spool is committed with a batch, and as which run it comes; nil: the gateway does not tell.

@@ -95,12 +95,51 @@ func TestCopiedGatewayIsRefused(t *testing.T) {
 		if n := c.logged() - before; n != 0 {
 			t.Errorf("%d entries for reconnects", n)
 		}
-		x.hello(2, at(3, 3), at(4, 4)).refusedAs(wire.CodeForked)
+		g = x.hello(2, at(3, 3), at(4, 4))
+		recv[wire.Prove](g, wire.TypeProve)
+		g.send(wire.TypeProof, wire.Proof{Spool: &wire.SpoolEnds{Incarnation: [16]byte{1}, Trimmed: at(3, 3), Last: at(4, 4)}})
+		g.refusedAs(wire.CodeForked)
+		g = x.hello(2, at(3, 3), at(4, 4))
+		recv[wire.Prove](g, wire.TypeProve)
+		g.send(wire.TypeProof, wire.Proof{}) // does not tell how far it is by now
+		g.refusedAs(wire.CodeForked)
 		x.hello(2, at(3, 3), at(5, 6)).refusedAs(wire.CodeForked)
 		g = x.hello(2, at(3, 3), at(9, 8))
 		recv[wire.Prove](g, wire.TypeProve)
 		g.send(wire.TypeProof, wire.Proof{Point: &wire.SpoolPoint{Seq: 5, Chain: [32]byte{6}}})
 		g.refusedAs(wire.CodeForked)
+	})
+}
+
+// Of two hellos of a run the one that lost the race is looked at when what the other one's session brought is committed. It is no copy's.
+func TestHelloThatWasOvertaken(t *testing.T) {
+	world(t, func(t *testing.T, c *core) {
+		x := newCopied(c)
+		first := x.hello(1, at(0, 0), at(2, 2))
+		defer first.hangUp()
+		recv[wire.UplinkWelcome](first, wire.TypeUplinkWelcome)
+		x.brings(first, at(5, 5))
+		recv[wire.Submitted](first, wire.TypeSubmitted)
+		for _, now := range []wire.SpoolEnds{
+			{Incarnation: [16]byte{1}, Trimmed: at(2, 2), Last: at(6, 6)},
+			{Incarnation: [16]byte{1}, Trimmed: at(5, 5), Last: at(6, 6)},
+			{Incarnation: [16]byte{1}, Trimmed: at(6, 6), Last: at(6, 6)},
+		} {
+			second := x.hello(1, at(0, 0), at(2, 2))
+			if m := recv[wire.Prove](second, wire.TypeProve); m.Seq != 5 {
+				t.Errorf("asked for %d", m.Seq)
+			}
+			proof := wire.Proof{Spool: &now}
+			if now.Trimmed.Seq <= 5 {
+				proof.Point = &wire.SpoolPoint{Seq: 5, Chain: [32]byte{5}}
+			}
+			second.send(wire.TypeProof, proof)
+			recv[wire.UplinkWelcome](second, wire.TypeUplinkWelcome)
+			second.hangUp()
+		}
+		if g, _ := c.View().Gateway("plant-7/gw-a"); g.Forked != nil {
+			t.Errorf("taken for a copy: %+v", g.Forked)
+		}
 	})
 }
 

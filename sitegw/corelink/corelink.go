@@ -213,7 +213,8 @@ func (l *Link) prove(s *session, body []byte) error {
 	if err != nil {
 		return err
 	}
-	return s.Send(wire.TypeProof, wire.Proof{Point: p})
+	ends := l.Custody.SpoolEnds() // the hello's may be old: another session of this run has brought more since
+	return s.Send(wire.TypeProof, wire.Proof{Point: p, Spool: &ends})
 }
 
 // shown takes the list of gateways that comes before a refusal.
