@@ -66,10 +66,10 @@ func downloads(ctx context.Context, b *bench) (err error) {
 			return err
 		}
 		var p downloadPair
-		if p.floor, err = timed(func() error { return raw.read(ctx, len(chunks)) }); err != nil {
+		if p.floor, err = timedDownload(func() error { return raw.read(ctx, len(chunks)) }); err != nil {
 			return fmt.Errorf("floor: %w", err)
 		}
-		if p.own, err = timed(func() error { return download(s, chunks) }); err != nil {
+		if p.own, err = timedDownload(func() error { return download(s, chunks) }); err != nil {
 			return err
 		}
 		if p.foreign, err = foreign.Share(); err != nil {
@@ -88,7 +88,7 @@ type downloadPair struct {
 	foreign    float64
 }
 
-func timed(f func() error) (time.Duration, error) {
+func timedDownload(f func() error) (time.Duration, error) {
 	start := time.Now()
 	err := f()
 	return time.Since(start), err

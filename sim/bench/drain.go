@@ -46,7 +46,9 @@ func drains(ctx context.Context, b *bench) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, fleet.Close(), w.moveCore(ctx, proc.AnyCPU), w.restartGateway(ctx, proc.AnyCPU)) }()
+	defer func() {
+		err = errors.Join(err, fleet.Close(), w.moveCore(ctx, proc.AnyCPU), w.restartGateway(ctx, proc.AnyCPU))
+	}()
 	if err := fleet.Ask(ctx, fmt.Sprintf("%s %s %v", commandStart, loadCalm, b.size.drainEvery), nil); err != nil {
 		return err
 	}

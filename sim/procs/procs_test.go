@@ -67,6 +67,7 @@ type rig struct {
 	t       *testing.T
 	ctx     context.Context //nolint:containedctx // of the one test that it serves
 	listen  string
+	ops     string // where the gateway shows its metrics; "": nowhere
 	core    *Proc
 	gateway *Proc
 	api     *caller
