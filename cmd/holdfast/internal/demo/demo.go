@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,6 +19,8 @@ import (
 )
 
 const (
+	fleetName = "demo"
+
 	site     = "plant-7"
 	interval = time.Second // short, so that nobody waits long to see a device go offline
 	agents   = 3
@@ -32,7 +35,7 @@ func Command() *cobra.Command {
 		Short: "Run three core nodes, a gateway and three agents on this machine",
 		Long: `Runs a whole fleet as real processes on free loopback ports, in a temporary directory, and stays up until interrupted.
 
-With --once it runs through a story, with a second gateway and an outage of the core, checks every step, and ends with exit code 0, or says what was wrong.`,
+With --once it runs through a story, with a second gateway, an outage of the core and artifacts that converge and roll back, checks every step, and ends with exit code 0, or says what was wrong.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), cmd.OutOrStdout(), once, keep) },
 	}
@@ -50,6 +53,9 @@ type demo struct {
 	second  *plantGateway // nil before the story's second part
 	ids     []string
 	agents  []*procs.Proc
+
+	publisher *procs.Publisher // nil before the story's third part
+	good      v1.Artifact      // what is healthy in it
 }
 
 func run(ctx context.Context, out io.Writer, once, keep bool) (err error) {
@@ -82,7 +88,7 @@ func run(ctx context.Context, out io.Writer, once, keep bool) (err error) {
 	if !once {
 		return d.stay(ctx)
 	}
-	for _, step := range append(d.story(), d.outage()...) {
+	for _, step := range slices.Concat(d.story(), d.outage(), d.artifacts()) {
 		if err := step(ctx); err != nil {
 			return err
 		}
@@ -103,7 +109,7 @@ func (d *demo) start() []func(context.Context) error {
 
 func (d *demo) startCore(ctx context.Context) error {
 	d.say("make the fleet and start its core of %d nodes", nodes)
-	if err := d.InitCore(ctx, "demo"); err != nil {
+	if err := d.InitCore(ctx, fleetName); err != nil {
 		return err
 	}
 	if err := d.StartCores(ctx, nodes); err != nil {

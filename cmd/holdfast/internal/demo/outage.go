@@ -108,15 +108,38 @@ func knows(dir, gateway string) error {
 	return fmt.Errorf("%s does not know the gateway at %s", dir, gateway)
 }
 
-// cut takes the core away. From within the plant that looks as a WAN that is cut.
-func (d *demo) cut(ctx context.Context) error {
-	d.say("the core cannot be reached: all %d nodes are killed, which from within the plant looks as a cut WAN", nodes)
+// cutCore kills all nodes of the core.
+func (d *demo) cutCore() error {
 	for n := 1; n <= nodes; n++ {
 		c, err := d.Core(n)
 		if err != nil {
 			return err
 		}
 		c.Proc.Kill()
+	}
+	return nil
+}
+
+// startCoreNodes starts them again.
+func (d *demo) startCoreNodes(ctx context.Context) error {
+	for n := 1; n <= nodes; n++ {
+		if _, err := d.LaunchCoreNode(n); err != nil {
+			return err
+		}
+	}
+	for n := 1; n <= nodes; n++ {
+		if err := d.Ready(ctx, n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// cut takes the core away. From within the plant that looks as a WAN that is cut.
+func (d *demo) cut(ctx context.Context) error {
+	d.say("the core cannot be reached: all %d nodes are killed, which from within the plant looks as a cut WAN", nodes)
+	if err := d.cutCore(); err != nil {
+		return err
 	}
 	for _, g := range []*plantGateway{d.gateway, d.second} {
 		err := d.Eventually(ctx, 20*time.Second, func() error { return g.shows(ctx, "uplink_connected", 0, 0) })
@@ -199,18 +222,11 @@ func (d *demo) restartInside(ctx context.Context) error {
 func (d *demo) back(ctx context.Context) error {
 	d.say("the core is back, and so is %s with what it had taken", d.gateway.name)
 	again := time.Now()
-	for n := 1; n <= nodes; n++ {
-		if _, err := d.LaunchCoreNode(n); err != nil {
-			return err
-		}
-	}
 	if err := d.run(d.gateway); err != nil {
 		return err
 	}
-	for n := 1; n <= nodes; n++ {
-		if err := d.Ready(ctx, n); err != nil {
-			return err
-		}
+	if err := d.startCoreNodes(ctx); err != nil {
+		return err
 	}
 	if err := d.Eventually(ctx, 30*time.Second, func() error { return d.drained(ctx) }); err != nil {
 		return err

@@ -159,23 +159,12 @@ func (d *demo) nobodyOffline(ctx context.Context) error {
 
 func (d *demo) killAll(ctx context.Context) error {
 	d.say("kill -9 all %d core nodes and start them again: nothing that was accepted is gone", nodes)
-	for n := 1; n <= nodes; n++ {
-		c, err := d.Core(n)
-		if err != nil {
-			return err
-		}
-		c.Proc.Kill()
+	if err := d.cutCore(); err != nil {
+		return err
 	}
 	again := time.Now()
-	for n := 1; n <= nodes; n++ {
-		if _, err := d.LaunchCoreNode(n); err != nil {
-			return err
-		}
-	}
-	for n := 1; n <= nodes; n++ {
-		if err := d.Ready(ctx, n); err != nil {
-			return err
-		}
+	if err := d.startCoreNodes(ctx); err != nil {
+		return err
 	}
 	return d.allOnline(ctx, again)
 }
