@@ -283,14 +283,14 @@ func (s *Store) transferAsLeader(ctx context.Context, id string) error {
 	if !s.enter() {
 		return s.closedError()
 	}
-	to := []raft.Server{m}
-	if id == "" {
-		to = s.successors()
-	}
 	done := make(chan error, 1)
-	go func() { // it ends at the latest with the transport
+	go func() { // raft answers within some ElectionTimeouts as long as it runs
 		defer s.asking.Done()
-		done <- s.passLeadership(ctx, s.able(ctx, to))
+		if id == "" {
+			done <- s.raft.LeadershipTransfer().Error()
+			return
+		}
+		done <- s.raft.LeadershipTransferToServer(m.ID, m.Address).Error()
 	}()
 	select {
 	case err := <-done:

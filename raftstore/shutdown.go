@@ -95,8 +95,9 @@ func (s *Store) handOver(ctx context.Context) {
 		return // nobody would wait
 	default:
 	}
+	// Raft answers within an ElectionTimeout as long as it runs, and it runs until endRaft.
 	transferred := make(chan error, 1)
-	go func() { transferred <- s.passLeadership(ctx, s.successors()) }() // it ends at the latest with the transport, see endRaft
+	go func() { transferred <- s.raft.LeadershipTransfer().Error() }()
 	select {
 	case err := <-transferred:
 		if err != nil {
