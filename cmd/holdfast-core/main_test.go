@@ -52,7 +52,7 @@ func write(t *testing.T, content string) string {
 	return dir
 }
 
-const file = "fleet: acme\nname: core-1\napi: file:1\napi_san: [file.example]\nuplink: file:2\ncluster: file:3\nreport_period: 11s\ntarget_beats: 21\n"
+const file = "fleet: acme\nname: core-1\napi: file:1\napi_san: [file.example]\nuplink: file:2\ncluster: file:3\nreport_period: 11s\ntarget_beats: 21\ncontent_quota: 2GiB\n"
 
 // A key is one thing that can be configured: where it can be said, and how a start sees it.
 type key struct {
@@ -83,6 +83,10 @@ func keys(fromEnv, fromFlag string) []key {
 		{
 			yaml: "target_beats", flag: "target-beats", def: "21", env: "22", args: "23",
 			see: func(g given) string { return strconv.FormatUint(uint64(g.s.TargetBeats), 10) },
+		},
+		{
+			yaml: "content_quota", flag: "content-quota", def: "2GiB", env: "3GiB", args: "4GiB",
+			see: func(g given) string { return g.s.ContentQuota.String() },
 		},
 		{flag: "log-level", def: "info", env: "warn", args: "debug", see: func(g given) string { return g.level }},
 		{flag: "data-dir", env: fromEnv, args: fromFlag, see: func(g given) string { return g.dir }},
