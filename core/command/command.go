@@ -137,8 +137,10 @@ func empty(k Kind) Command {
 		return new(Uplinked)
 	case KindDoubt:
 		return new(Doubt)
+	case KindSetPublishers, KindAddArtifact, KindDeleteArtifact, KindAssign:
+		return emptyArtifact(k)
 	}
-	return emptyArtifact(k)
+	return nil
 }
 
 // Init makes the fleet, once.

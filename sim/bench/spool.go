@@ -92,8 +92,9 @@ func spoolTurn(s *spool.Spool, counted *countingFS, raw *wal.Log, size, turn int
 	}
 	data := make([]byte, spoolData)
 	durable := make(chan error, 2) // a word for each batch's last record: one for each record would cost more than the spool does
+	each := uint64(size)           //nolint:gosec // G115: one of spoolBatches
 	done := func(seq uint64, err error) {
-		if err == nil && seq%uint64(size) != 0 {
+		if err == nil && seq%each != 0 {
 			return
 		}
 		select {
@@ -102,7 +103,7 @@ func spoolTurn(s *spool.Spool, counted *countingFS, raw *wal.Log, size, turn int
 		}
 	}
 	first := s.Last().Seq
-	if first%uint64(size) != 0 {
+	if first%each != 0 {
 		return p, fmt.Errorf("the spool begins at record %d, inside a batch", first)
 	}
 	syncs := counted.syncs.Load()

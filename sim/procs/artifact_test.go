@@ -37,7 +37,7 @@ func tree(t *testing.T, dir string) {
 
 func write(t *testing.T, path string, b []byte, mode fs.FileMode) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // a release is for everybody
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, b, mode); err != nil {
