@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/klauspost/compress/zstd"
-
 	"github.com/holdfast-edge/holdfast/wire"
 	"github.com/holdfast-edge/holdfast/wire/artifact"
 )
@@ -51,7 +49,7 @@ func (c *Client) Manifest(ctx context.Context, d wire.Digest, size uint64) ([]by
 		return wire.Fetch{Kind: wire.ContentManifest, Digest: d, Offset: uint64(len(out))}, i == j.next && uint64(len(out)) < size
 	}
 	j.take = func(_ int, b *wire.Blob) error {
-		part, err := open(b)
+		part, err := artifact.OpenPart(b.Codec, b.Data)
 		if err != nil {
 			return contentError{err}
 		}
@@ -68,29 +66,6 @@ func (c *Client) Manifest(ctx context.Context, d wire.Digest, size uint64) ([]by
 		return nil, err
 	}
 	return out, nil
-}
-
-// open decodes a part of a manifest, of 1 to wire.MaxPart bytes.
-func open(b *wire.Blob) ([]byte, error) {
-	plain := b.Data
-	switch b.Codec {
-	case wire.CodecRaw:
-	case wire.CodecZstd:
-		dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(wire.MaxPart), zstd.WithDecoderMaxWindow(wire.MaxPart))
-		if err != nil {
-			return nil, err
-		}
-		defer dec.Close()
-		if plain, err = dec.DecodeAll(b.Data, nil); err != nil {
-			return nil, fmt.Errorf("part of a manifest: %w: %w", artifact.ErrChunk, err)
-		}
-	default:
-		return nil, fmt.Errorf("part of a manifest: codec %d is not known: %w", b.Codec, artifact.ErrChunk)
-	}
-	if len(plain) == 0 || len(plain) > wire.MaxPart {
-		return nil, fmt.Errorf("part of a manifest: %d bytes, want 1 to %d: %w", len(plain), wire.MaxPart, artifact.ErrChunk)
-	}
-	return plain, nil
 }
 
 // Release has check look at the sealed release of an artifact, as one gateway after the other has it, until it finds nothing wrong.

@@ -52,8 +52,9 @@ func (s *Site) ask(ctx context.Context, k cache.Key, offset uint64, wanOnly bool
 	for _, src := range s.sources(k, wanOnly) {
 		b, err := s.askOne(ctx, src, wire.Fetch{Capability: wire.Capability, Kind: k.Kind, Digest: k.Digest, Number: k.Number, Offset: offset, Local: src.local})
 		if err == nil {
+			n := len(b.Data)
 			if err = s.check(k, offset, b, src); err == nil {
-				s.count(src, b)
+				s.count(src, n)
 				return b, src, nil
 			}
 			s.refuse(k, src, err)
@@ -89,11 +90,12 @@ func (s *Site) askOne(ctx context.Context, src source, f wire.Fetch) (b *wire.Bl
 
 var errEmpty = errors.New("a blob without data, or with too much")
 
-func (s *Site) count(src source, b *wire.Blob) {
+// count counts n bytes that came.
+func (s *Site) count(src source, n int) {
 	if src.sibling == "" {
-		s.counts.wan.Add(uint64(len(b.Data)))
+		s.counts.wan.Add(uint64(n))
 	} else {
-		s.counts.sibling.Add(uint64(len(b.Data)))
+		s.counts.sibling.Add(uint64(n))
 	}
 }
 

@@ -14,16 +14,22 @@ const maxRelease = 8 << 10
 
 // check holds what a source brought against what was asked for. What the core brings and a publisher or a root key would have to
 // prove goes on to who asked, also where that is not proved here: the agent decides, and names whoever forged it. A part of a manifest
-// proves nothing yet, but all have one size, so that whoever brings the next one knows where it begins.
+// proves nothing yet, but all have one size, so that whoever brings the next one knows where it begins. The core has it as it stores it, compressed
+// where that is smaller; it goes on as it is, because all of them together are one file.
 func (s *Site) check(k cache.Key, offset uint64, b *wire.Blob, src source) error {
 	switch k.Kind {
 	case wire.ContentChunk:
 		_, err := artifact.OpenChunk(k.Digest, b.Codec, b.Data)
 		return err
 	case wire.ContentManifest:
-		if b.Codec != wire.CodecRaw || b.Total == 0 || b.Total > wire.MaxManifest {
+		if b.Total == 0 || b.Total > wire.MaxManifest {
 			return fmt.Errorf("part of a manifest of %d bytes: %w", b.Total, wire.ErrMalformed)
 		}
+		plain, err := artifact.OpenPart(b.Codec, b.Data)
+		if err != nil {
+			return err
+		}
+		b.Codec, b.Data = wire.CodecRaw, plain
 		if n := uint64(len(b.Data)); n != wire.MaxPart && offset+n != b.Total {
 			return fmt.Errorf("part of %d bytes at %d of a manifest of %d: %w", n, offset, b.Total, wire.ErrMalformed)
 		}
