@@ -57,12 +57,16 @@ func (r *rig) newBox(name, gateway string) *box {
 // uplinked waits until a gateway has its uplink: without it nobody enrolls there.
 func (r *rig) uplinked(p *Proc) {
 	r.t.Helper()
-	r.must(r.Eventually(r.ctx, 15*time.Second, func() error {
+	r.must(r.linked(p))
+}
+
+func (r *rig) linked(p *Proc) error {
+	return r.Eventually(r.ctx, 15*time.Second, func() error {
 		if !strings.Contains(p.Output(), `"msg":"uplink open"`) {
 			return fmt.Errorf("%s has no uplink", p.Name)
 		}
 		return nil
-	}))
+	})
 }
 
 // open opens a session with the box's gateway, which may still be about to come up. It tries until ctx ends.

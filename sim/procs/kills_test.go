@@ -1,25 +1,14 @@
 package procs
 
 import (
-	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	v1 "github.com/holdfast-edge/holdfast/core/api/v1"
 )
@@ -27,49 +16,8 @@ import (
 // changing are the system calls by which a gateway changes what outlives it, and by which it says something.
 const changing = "pwrite64,write,fdatasync,fsync,ftruncate,fallocate,renameat,renameat2,linkat,unlinkat,mkdirat,openat"
 
-// A point is a moment at which a gateway can be killed: before one of its threads makes a system call for the nth time. That is
-// how strace counts.
-type point struct {
-	call string
-	n    int
-}
-
-func (p point) String() string { return fmt.Sprintf("%s %d", p.call, p.n) }
-
-// madeCall is how strace shows that a thread makes a call. The end of one that was interrupted begins with "<...".
-var madeCall = regexp.MustCompile(`^(\d+) +([a-z0-9_]+)\(`)
-
-// points reads what strace wrote of a whole run. Files that are opened only to be read are no points.
-func points(path string) ([]point, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	made, found := make(map[string]int), make(map[point]bool)
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		m := madeCall.FindStringSubmatch(lines.Text())
-		if m == nil {
-			continue
-		}
-		made[m[1]+m[2]]++
-		if m[2] != "openat" || strings.Contains(lines.Text(), "O_CREAT") {
-			found[point{m[2], made[m[1]+m[2]]}] = true
-		}
-	}
-	var out []point
-	for p := range found {
-		out = append(out, p)
-	}
-	slices.SortFunc(out, func(a, b point) int { return cmp.Or(cmp.Compare(a.call, b.call), a.n-b.n) })
-	return out, lines.Err()
-}
-
 const (
 	killSample  = 50 // points in a run, unless HOLDFAST_KILLS=all
-	rareCall    = 6  // a call that is made less often than this belongs to every sample
 	killWorkers = 4  // gateways that are killed at the same time, one device behind each
 	killLoad    = 48 // statements of one life of a gateway, taken one by one, and as many at once
 )
@@ -78,32 +26,15 @@ const (
 type victim struct {
 	*rig
 	name   string
-	strace string // path of the program
 	device *box
 }
 
 // live has the gateway take statements, bring them to the core, have them trimmed and end. It returns whether it was killed.
 func (v *victim) live(args ...string) (killed bool, err error) {
-	args = append([]string{"-D", "-f", "-qqq", "-e", "trace=" + changing}, args...)
-	p, err := v.start(v.name, v.strace, append(args, filepath.Join(v.Bin, "holdfast-gateway"), "run", "--data-dir", v.Path(v.name))...)
-	if err != nil {
-		return false, err
-	}
-	defer p.Kill()
-	err = v.serve(p, killLoad)
-	if err == nil {
-		err = p.Stop()
-	}
-	if errors.Is(err, ErrStuck) {
-		return false, err
-	}
-	if _, stuck := p.Exit(5 * time.Second); stuck != nil {
-		return false, errors.Join(stuck, err)
-	}
-	if p.signaled() {
-		return true, nil
-	}
-	return false, err
+	args = append([]string{"-e", "trace=" + changing}, args...)
+	return v.traced(v.name, append(args, filepath.Join(v.Bin, "holdfast-gateway"), "run", "--data-dir", v.Path(v.name)), func(p *Proc) error {
+		return v.serve(p, killLoad)
+	})
 }
 
 // serve has the device state n statements through a process of its gateway, as many again at once, and waits for their receipt.
@@ -150,7 +81,7 @@ func (v *victim) check() error {
 
 // kill kills the gateway at a point, and checks what came of it.
 func (v *victim) kill(at point) (killed bool, err error) {
-	killed, err = v.live("-o", "/dev/null", "-e", fmt.Sprintf("inject=%s:signal=KILL:when=%d", at.call, at.n))
+	killed, err = v.live(at.kill()...)
 	if err == nil {
 		err = v.check()
 	}
@@ -165,15 +96,12 @@ func (v *victim) kill(at point) (killed bool, err error) {
 // tried; all: every one.
 func TestGatewayKilledAtSystemCalls(t *testing.T) {
 	t.Parallel()
-	strace, err := exec.LookPath("strace")
-	if err != nil {
-		t.Skipf("SKIPPED, COUNT ME: the program strace is missing: %v", err)
-	}
+	needStrace(t)
 	r := prepareRig(t, time.Second)
 	r.startCores(1)
 	var victims []*victim
 	for i := range killWorkers {
-		v := &victim{rig: r, name: fmt.Sprintf("gw-%d", i+1), strace: strace}
+		v := &victim{rig: r, name: fmt.Sprintf("gw-%d", i+1)}
 		listen := r.enrollGateway(v.name)
 		p, err := r.StartGateway(v.name)
 		r.must(err)
@@ -184,55 +112,22 @@ func TestGatewayKilledAtSystemCalls(t *testing.T) {
 		victims = append(victims, v)
 	}
 	trace := r.Path("calls")
-	_, err = victims[0].live("-o", trace)
+	_, err := victims[0].live("-o", trace)
 	r.must(err)
 	exist, err := points(trace)
 	r.must(err)
-	todo, calls := slices.Clone(exist), make(map[string]int)
-	for _, p := range exist {
-		calls[p.call] = min(calls[p.call]+1, rareCall)
-	}
-	rand.Shuffle(len(todo), func(i, j int) { todo[i], todo[j] = todo[j], todo[i] })
-	slices.SortStableFunc(todo, func(a, b point) int { return cmp.Compare(calls[a.call], calls[b.call]) }) // the rarest calls always
-	switch s := os.Getenv("HOLDFAST_KILLS"); s {
-	case "all":
-	case "":
-		todo = todo[:min(killSample, len(todo))]
-	default:
-		n, err := strconv.Atoi(s)
-		if err != nil || n < 1 {
-			t.Fatalf("HOLDFAST_KILLS=%q is neither a number of points nor all", s)
-		}
-		todo = todo[:min(n, len(todo))]
-	}
-	var next, killed atomic.Int64
+	todo := sample(t, exist, killSample)
 	began := time.Now()
-	var eg errgroup.Group
-	for _, v := range victims {
-		eg.Go(func() error {
-			for i := next.Add(1) - 1; i < int64(len(todo)); i = next.Add(1) - 1 {
-				hit, err := v.kill(todo[i])
-				if err != nil {
-					return err
-				}
-				if hit {
-					killed.Add(1)
-				}
-			}
-			return nil
-		})
-	}
-	r.must(eg.Wait())
+	killed, err := killEach(victims, todo, (*victim).kill)
+	r.must(err)
 	var kept uint64
 	for _, v := range victims {
 		r.must(r.conserved(v.device))
 		kept += v.device.kept
 	}
 	t.Logf("%d points exist, %d were tried and %d came to be reached, in %.1f s; %d statements were in custody, each is in the history once",
-		len(exist), len(todo), killed.Load(), time.Since(began).Seconds(), kept)
-	if killed.Load() < int64(len(todo)/5) { // how calls are spread over threads is another each time; the rare ones come always
-		t.Errorf("only %d of %d points were reached", killed.Load(), len(todo))
-	}
+		len(exist), len(todo), killed, time.Since(began).Seconds(), kept)
+	enough(t, killed, len(todo))
 	r.must(victims[0].hasty())
 }
 

@@ -132,6 +132,11 @@ func (r *rig) addGateway() {
 // enrollGateway gets a gateway its identity and an address.
 func (r *rig) enrollGateway(name string) (listen string) {
 	r.t.Helper()
+	return r.enrollGatewayAt(site, name)
+}
+
+func (r *rig) enrollGatewayAt(site, name string) (listen string) {
+	r.t.Helper()
 	token, err := r.Token(r.ctx, name, "gateway", site, 1)
 	r.must(err)
 	listen, err = FreeAddr()
