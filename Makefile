@@ -118,7 +118,7 @@ nightly: ## what takes too long for every push: long fuzzing, every test many ti
 	$(MAKE) build test lint
 	$(MAKE) race TEST_FLAGS=-count=10 TEST_TIMEOUT=120m
 	$(MAKE) host race PKGS='./sim/procs ./sim/bench ./internal/floor/...' RACE_SKIP='^$$' TEST_TIMEOUT=60m
-	HOLDFAST_CUTS=200 $(GO) test -run '^Test(Gateway)?PowerCut' -timeout 2h ./sim/procs
+	HOLDFAST_CUTS=200 $(GO) test -run '^Test(Gateway|Agent)?PowerCut' -timeout 2h ./sim/procs
 	HOLDFAST_KILLS=all $(GO) test -run '^Test(Gateway|Agent)KilledAtSystemCalls$$' -timeout 2h ./sim/procs
 	HOLDFAST_KILLS=all $(GO) test -run '^TestCrashes$$' ./agent/reconcile
 	HOLDFAST_CROWD=10000 $(GO) test -run '^TestCrowdComesBack' -timeout 30m ./sim/procs

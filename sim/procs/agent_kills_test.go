@@ -34,7 +34,7 @@ type holder struct {
 	lives    int
 	editions *editions
 	now      *edition // that is healthy
-	tried    bool     // the bad one was assigned last
+	tried    bool     // the bad one has failed
 	endings  []ending // of all orders
 }
 
@@ -51,24 +51,28 @@ func update(h *holder) (ending, error) {
 		to = &h.editions.good[1]
 	}
 	e := ending{of: to, state: "healthy", running: to}
-	h.now, h.tried = to, false
-	return e, h.order(&e, "PUT /v1/devices/"+h.id+"/slots/app", v1.SetSlot{Artifact: to.digest, Downgrade: true})
+	h.now = to
+	return e, h.order(&e, "PUT", "", v1.SetSlot{Artifact: to.digest, Downgrade: true})
 }
 
-// rollback goes from a good edition to the bad one, which fails.
+// rollback goes from a good edition to the bad one, which fails. It is tried again because an operator says so, which it is told together with the
+// assignment.
 func rollback(h *holder) (ending, error) {
 	e := ending{of: &h.editions.bad, state: "rolled_back", running: h.now}
-	if h.tried {
-		return e, h.order(&e, "POST /v1/devices/"+h.id+"/slots/app/retry", nil)
+	err := h.order(&e, "PUT", "", v1.SetSlot{Artifact: e.of.digest})
+	if err == nil && h.tried {
+		h.endings = h.endings[:len(h.endings)-1]
+		err = h.order(&e, "POST", "/retry", nil)
 	}
 	h.tried = true
-	return e, h.order(&e, "PUT /v1/devices/"+h.id+"/slots/app", v1.SetSlot{Artifact: e.of.digest})
+	return e, err
 }
 
-func (h *holder) order(e *ending, route string, in any) error {
+// order is an operator's word on the device's slot, by which an order is made.
+func (h *holder) order(e *ending, method, verb string, in any) error {
 	var d v1.Device
-	if err := h.api.call(h.ctx, h.cores[0], route, "", in, &d); err != nil {
-		return fmt.Errorf("%s: %w", route, err)
+	if err := h.api.call(h.ctx, h.cores[0], method+" /v1/devices/"+h.id+"/slots/app"+verb, "", in, &d); err != nil {
+		return fmt.Errorf("%s %s%s: %w", method, h.id, verb, err)
 	}
 	e.order = d.Desired.Version
 	h.endings = append(h.endings, *e)
@@ -132,15 +136,20 @@ func (h *holder) runs(e ending, before *edition, done bool) error {
 	return fmt.Errorf("%s runs, before it was %s, order %d is for %s and ends on %s; done: %v", x.name, before.name, e.order, e.of.name, e.running.name, done)
 }
 
-// live has the agent go through a plot under strace.
-func (h *holder) live(pl plot, args ...string) (killed bool, err error) {
+// begin tells the device what a plot begins with.
+func (h *holder) begin(pl plot) (ending, error) {
 	if h.lives++; h.lives%livesOfAGateway == 0 {
 		if err := h.serve(); err != nil {
-			return false, err
+			return ending{}, err
 		}
 	}
+	return pl.tell(h)
+}
+
+// live has the agent go through a plot under strace.
+func (h *holder) live(pl plot, args ...string) (killed bool, err error) {
 	before := h.now
-	e, err := pl.tell(h)
+	e, err := h.begin(pl)
 	if err != nil {
 		return false, err
 	}

@@ -226,17 +226,25 @@ func TestDiskFails(t *testing.T) {
 // cutsFor is how long the power is cut again and again, unless HOLDFAST_CUTS says how often.
 const cutsFor = 60 * time.Second
 
+// cutsAsked is the number of cuts in HOLDFAST_CUTS; 0: it says none.
+func cutsAsked(t *testing.T) int {
+	t.Helper()
+	s := os.Getenv("HOLDFAST_CUTS")
+	if s == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < 1 {
+		t.Fatalf("HOLDFAST_CUTS=%q is no number of cuts", s)
+	}
+	return n
+}
+
 // TestPowerCut takes the power from all three nodes at once while they are written to, again and again: everything that was
 // acknowledged is there afterwards. Root. Not parallel: the more often it cuts in its time, the better.
 func TestPowerCut(t *testing.T) {
 	needRoot(t, "mkfs.ext4", "mount", "losetup")
-	want := 0
-	if s := os.Getenv("HOLDFAST_CUTS"); s != "" {
-		var err error
-		if want, err = strconv.Atoi(s); err != nil || want < 1 {
-			t.Fatalf("HOLDFAST_CUTS=%q is no number of cuts", s)
-		}
-	}
+	want := cutsAsked(t)
 	r := prepareRig(t, time.Second)
 	disks := r.threeDisks()
 	r.startCores(3)

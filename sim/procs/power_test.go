@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"testing"
 	"time"
 )
@@ -19,13 +17,7 @@ const gatewayCutsFor = 6 * time.Second
 func TestGatewayPowerCut(t *testing.T) {
 	t.Parallel()
 	needRoot(t, "mkfs.ext4", "mount", "losetup")
-	want := 0
-	if s := os.Getenv("HOLDFAST_CUTS"); s != "" {
-		var err error
-		if want, err = strconv.Atoi(s); err != nil || want < 1 {
-			t.Fatalf("HOLDFAST_CUTS=%q is no number of cuts", s)
-		}
-	}
+	want := cutsAsked(t)
 	r := prepareRig(t, time.Second)
 	r.startCores(1)
 	d := r.newDisk(r.Path("gw-a"))
