@@ -274,13 +274,13 @@ func (h *holder) blind() error {
 		what     string
 		do, undo func() error
 	}{
-		{"a file that was cut", func() error { return os.Truncate(file, 1000) }, func() error { return os.WriteFile(file, content, 0o644) }}, //nolint:gosec // G306: of everybody
+		{"a file that was cut", func() error { return os.Truncate(file, 1000) }, func() error { return os.WriteFile(file, content, 0o644) }},
 		{
 			"a file of another version", func() error { return swap(file, filepath.Join(other, "data", "random")) },
-			func() error { return os.WriteFile(file, content, 0o644) }, //nolint:gosec // G306: of everybody
+			func() error { return os.WriteFile(file, content, 0o644) },
 		},
 		{"a file too much", func() error { return os.WriteFile(file+".tmp", nil, 0o600) }, func() error { return os.Remove(file + ".tmp") }},
-		{"a mode", func() error { return os.Chmod(file, 0o600) }, func() error { return os.Chmod(file, 0o644) }}, //nolint:gosec // G302: of everybody
+		{"a mode", func() error { return os.Chmod(file, 0o600) }, func() error { return os.Chmod(file, 0o644) }},
 		{"a current that points nowhere", func() error { return relink(link, "releases/"+strings.Repeat("0", 64)) }, func() error { return relink(link, target) }},
 		{"no current", func() error { return os.Remove(link) }, func() error { return os.Symlink(target, link) }},
 	} {
@@ -328,7 +328,7 @@ func swap(file, by string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(file, b, 0o644) //nolint:gosec // G306: of everybody
+	return os.WriteFile(file, b, 0o644)
 }
 
 func relink(link, target string) error {

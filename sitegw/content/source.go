@@ -52,7 +52,7 @@ func (s *Site) ask(ctx context.Context, k cache.Key, offset uint64, wanOnly bool
 	for _, src := range s.sources(k, wanOnly) {
 		b, err := s.askOne(ctx, src, wire.Fetch{Capability: wire.Capability, Kind: k.Kind, Digest: k.Digest, Number: k.Number, Offset: offset, Local: src.local})
 		if err == nil {
-			n := len(b.Data)
+			n := uint64(len(b.Data))
 			if err = s.check(k, offset, b, src); err == nil {
 				s.count(src, n)
 				return b, src, nil
@@ -91,11 +91,11 @@ func (s *Site) askOne(ctx context.Context, src source, f wire.Fetch) (b *wire.Bl
 var errEmpty = errors.New("a blob without data, or with too much")
 
 // count counts n bytes that came.
-func (s *Site) count(src source, n int) {
+func (s *Site) count(src source, n uint64) {
 	if src.sibling == "" {
-		s.counts.wan.Add(uint64(n))
+		s.counts.wan.Add(n)
 	} else {
-		s.counts.sibling.Add(uint64(n))
+		s.counts.sibling.Add(n)
 	}
 }
 
