@@ -33,13 +33,28 @@ func (r *rogue) say(t wire.Type, m any) {
 	r.p.must(r.up.Send(t, m))
 }
 
-// listen takes what the core says until the session ends.
+// listen takes what the core says, and keeps orders for devices and the newest receipt, until the session ends.
 func (r *rogue) listen() {
 	go func() {
 		for {
-			if _, _, err := r.up.Recv(); err != nil {
+			typ, body, err := r.up.Recv()
+			if err != nil {
 				return
 			}
+			r.mu.Lock()
+			switch typ {
+			case wire.TypeSite:
+				var m wire.Site
+				if wire.Unmarshal(body, &m) == nil {
+					r.orders = append(r.orders, m.Orders...)
+				}
+			case wire.TypeReceipts:
+				var m wire.Receipts
+				if wire.Unmarshal(body, &m) == nil && len(m.Items) > 0 {
+					r.receipt = m.Items[len(m.Items)-1].Receipt
+				}
+			}
+			r.mu.Unlock()
 		}
 	}()
 }
@@ -66,6 +81,7 @@ type usurped struct {
 	*plant
 	sibling *Gateway
 	victim  *Agent
+	other   *Agent
 	book    *logbook
 	kernel  *atomic.Int64
 	rogue   *rogue
@@ -88,8 +104,8 @@ func inUsurped(t *testing.T, f func(u *usurped)) {
 		token, err := p.Token(p.ctx, "device", "plant-7", 2)
 		p.must(err)
 		u.victim = p.NewAgent("victim", p.gw, u.sibling)
-		other := p.NewAgent("other", u.sibling)
-		for _, a := range []*Agent{u.victim, other} {
+		u.other = p.NewAgent("other", u.sibling)
+		for _, a := range []*Agent{u.victim, u.other} {
 			p.must(a.Enroll(p.ctx, token))
 			p.devices = append(p.devices, a)
 		}
@@ -100,7 +116,7 @@ func inUsurped(t *testing.T, f func(u *usurped)) {
 		}
 		u.book = newLogbook(u.victim.Dir())
 		u.victim.Log, u.victim.Facts = slog.New(u.book), 5*time.Second
-		p.agents = append(p.agents, nil, p.startAgent(other))
+		p.agents = append(p.agents, nil, p.startAgent(u.other))
 		p.gateway.Kill()
 		tr := p.transport(p.gw.Addr.Addr())
 		defer tr.Close()

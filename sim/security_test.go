@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -189,6 +190,10 @@ type rogue struct {
 	cred *credential.Credential
 	up   *link.Session
 	ids  uint64
+
+	mu      sync.Mutex
+	orders  [][]byte // that the core told it for devices
+	receipt []byte   // the newest
 }
 
 // newRogue takes over the plant's gateway, which has been stopped, and opens an uplink with its identity.

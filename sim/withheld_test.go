@@ -31,7 +31,9 @@ type hoarder struct {
 	taken  int
 	attach []byte               // the newest
 	alter  func(wire.Type, any) // changes what it says to a device; nil: nothing
-	wg     sync.WaitGroup
+	// content answers whoever asks for content; nil: nobody does.
+	content func(*wire.Fetch) *wire.Blob
+	wg      sync.WaitGroup
 }
 
 // newHoarder puts one in the place of the plant's gateway, which has been stopped.
@@ -116,6 +118,18 @@ func (h *hoarder) serve(s *link.Session) {
 				return
 			}
 			err = h.say(s, wire.TypeHeartbeatAck, &wire.HeartbeatAck{Number: b.Number, Receipt: receipt, Uplink: true})
+		case wire.TypeFetch:
+			var f wire.Fetch
+			if err = wire.Unmarshal(body, &f); err != nil {
+				return
+			}
+			h.mu.Lock()
+			content := h.content
+			h.mu.Unlock()
+			if content == nil {
+				return
+			}
+			err = s.Send(wire.TypeBlob, content(&f))
 		}
 		if err != nil {
 			return
