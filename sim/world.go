@@ -301,6 +301,8 @@ type Gateway struct {
 	TargetBeats uint32 // 0: the default
 	// Stream changes the streams that it dials; nil: nothing does.
 	Stream func(addr string, c net.Conn) net.Conn
+
+	runs []*sitegw.Gateway
 }
 
 // EnrollGateway gets a new gateway its identity.
@@ -358,7 +360,16 @@ func (g *Gateway) Start(ctx context.Context) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
+	g.runs = append(g.runs, gw)
 	return g.w.start(ctx, g.Addr.Addr(), sockets, gw.Run), nil
+}
+
+// OverWAN counts the bytes of content that all runs of the gateway had from the core.
+func (g *Gateway) OverWAN() (n uint64) {
+	for _, x := range g.runs {
+		n += x.Content().WAN
+	}
+	return n
 }
 
 // Linger lets the time pass that the probes of stopped gateways take to give up: the library that they gossip with does not wait for

@@ -348,6 +348,9 @@ func (g *Gateway) assemble() {
 	})
 }
 
+// Content is how much content this run of the gateway had from where.
+func (g *Gateway) Content() content.Status { return g.content.Status() }
+
 // ID is the gateway's identity.
 func (g *Gateway) ID() ident.ID { return g.cred.ID }
 

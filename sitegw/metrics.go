@@ -198,7 +198,7 @@ func (c collector) custody(gauge func(*prometheus.Desc, float64, ...string), cou
 
 // content tells what devices fetch.
 func (c collector) content(gauge func(*prometheus.Desc, float64, ...string), counter func(*prometheus.Desc, uint64, ...string)) {
-	s, k := c.g.content.Status(), c.g.cache.Status()
+	s, k := c.g.Content(), c.g.cache.Status()
 	counter(descContent, s.Cached, "cache")
 	counter(descContent, s.Sibling, "sibling")
 	counter(descContent, s.WAN, "wan")
