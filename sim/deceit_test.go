@@ -245,6 +245,40 @@ func TestGatewayThatServesWrongContent(t *testing.T) {
 	}
 }
 
+// TestLiarIsLeftForTheFirstOther has a device, alone with a gateway that brings wrong chunks, meet another one when the lie
+// is long over: it goes there, though nothing else speaks for it, so that the core hears of the lie.
+func TestLiarIsLeftForTheFirstOther(t *testing.T) {
+	t.Parallel()
+	inLarder(t, func(l *larder) {
+		l.reach(l.sibling, false)
+		l.mu.Lock()
+		l.spoil = func(k wire.ContentKind, b []byte) []byte {
+			if k == wire.ContentChunk {
+				b[0] ^= 1
+			}
+			return b
+		}
+		l.mu.Unlock()
+		l.assign(l.victim, l.two)
+		l.sleep(time.Second)
+		l.hand(l.ordered(l.victim, 1))
+		l.still(30 * time.Second)
+		l.mu.Lock()
+		l.spoil = nil // as if nothing had been
+		l.mu.Unlock()
+		l.sleep(10 * time.Minute)
+		if said := l.doubted(); said != "" || !l.runs(l.victim, l.two) {
+			t.Fatalf("named with nobody to tell it: %s", said)
+		}
+		l.reach(l.sibling, true)
+		l.sleep(12 * time.Minute)
+		l.named(seal.DoubtContent.String())
+		if d := l.want(0, "online", ""); d.Gateway != "plant-7/gw-b" || !l.runs(l.victim, l.two) {
+			t.Errorf("the device is still at %s", d.Gateway)
+		}
+	})
+}
+
 // TestGatewayThatBringsWrongOrders has a gateway bring a device an order that is not to be obeyed.
 func TestGatewayThatBringsWrongOrders(t *testing.T) {
 	t.Parallel()

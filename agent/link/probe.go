@@ -44,12 +44,15 @@ type use struct {
 // look probes other gateways while a session is held, until ctx ends. When one of them is to be preferred it opens a session there
 // and returns it, with the address and the reason.
 func (l *Link) look(ctx context.Context, u use) (next *session, addr, why string) {
-	if time.Until(l.routes.due) < firstProbeMin {
+	if time.Until(l.routes.due) < firstProbeMin || l.caught(u) && time.Until(l.routes.due) > firstProbeMax {
 		l.routes.due = time.Now().Add(firstProbe())
 	}
 	for backoff.Sleep(ctx, time.Until(l.routes.due)) {
 		interval, _ := l.State.Interval()
 		l.routes.due = time.Now().Add(untilProbe(interval))
+		if l.caught(u) {
+			l.routes.due = time.Now().Add(firstProbe())
+		}
 		addr := l.toProbe(u.addr)
 		if addr == "" {
 			continue
@@ -60,7 +63,7 @@ func (l *Link) look(ctx context.Context, u use) (next *session, addr, why string
 			r.better = 0
 			continue
 		}
-		if r.better++; r.better < betterRow || l.routes.quiet(time.Now()) {
+		if r.better++; why != whyCaught && (r.better < betterRow || l.routes.quiet(time.Now())) {
 			continue
 		}
 		r.better = 0
@@ -115,8 +118,24 @@ func (l *Link) probe(ctx context.Context, u use, addr string) (here, there time.
 			return 0, 0, ""
 		}
 	}
+	if l.caught(u) {
+		return here, there, whyCaught
+	}
 	p := placement{home: l.isHome(a.gateway.Site), uplink: a.Uplink, rtt: there}
 	return here, there, p.preferred(placement{home: u.home, uplink: claims, rtt: here})
+}
+
+// whyCaught is why any gateway that answers is preferred to one that was caught in a lie: nobody else can be told of it.
+const whyCaught = "doubted"
+
+// caught tells whether there is something against the gateway in use that only the gateway itself was told.
+func (l *Link) caught(u use) bool {
+	d := l.doubts.Load()
+	if d == nil {
+		return false
+	}
+	peer, ok := u.s.link.Peer(l.Wall())
+	return ok && peer.ID.String() == d.gateway
 }
 
 // An answer is what a probe brought.
