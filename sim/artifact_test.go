@@ -40,11 +40,11 @@ func (p *plant) release(number uint64, n, size int) *release {
 	r := &release{&contenttest.Artifact{}, string(b)}
 	for c := range slices.Chunk(b, size) {
 		raw := contenttest.Raw(c)
-		e.Chunks.Add(artifact.Chunk{Digest: raw.Digest, Size: uint32(len(c))}) //nolint:gosec // G115: a chunk
+		e.Chunks.Add(artifact.Chunk{Digest: raw.Digest, Size: uint32(len(c))})
 		r.Chunks = append(r.Chunks, raw)
 	}
 	r.Manifest = &artifact.Manifest{
-		Format: artifact.Format, Name: "app", Version: "1." + string('0'+rune(number)), Number: number, Kind: artifact.KindTree, Entries: []artifact.Entry{e}, //nolint:gosec // G115: a few
+		Format: artifact.Format, Name: "app", Version: "1." + string('0'+rune(number)), Number: number, Kind: artifact.KindTree, Entries: []artifact.Entry{e},
 		StartMS: 10_000, SoakMS: 3_000, Health: []artifact.Check{{Kind: artifact.CheckFile, Path: "app"}},
 	}
 	var err error

@@ -77,7 +77,7 @@ func TestWANCutInADownload(t *testing.T) {
 		for _, a := range p.devices {
 			n := p.begun(a, r)
 			t.Logf("without the WAN %s has %d of the %d bytes that the site had", a.Name, n, had)
-			if n < int(had)*3/4 || p.runs(a, r) { //nolint:gosec // G115: some MiB
+			if n < int(had)*3/4 || p.runs(a, r) {
 				t.Errorf("%s has %d bytes of it", a.Name, n)
 			}
 		}
