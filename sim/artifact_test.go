@@ -30,8 +30,8 @@ type release struct {
 	file string
 }
 
-// release makes one of n chunks of so many bytes each. The core does not know it.
-func (p *plant) release(number uint64, n, size int) *release {
+// release makes one of n chunks of so many bytes each, which changes make what else it is to be. The core does not know it.
+func (p *plant) release(number uint64, n, size int, changes ...func(*artifact.Manifest)) *release {
 	p.t.Helper()
 	b := make([]byte, n*size)
 	src := rand.NewChaCha8([32]byte{byte(number)})
@@ -47,6 +47,9 @@ func (p *plant) release(number uint64, n, size int) *release {
 		Format: artifact.Format, Name: "app", Version: "1." + string('0'+rune(number)), Number: number, Kind: artifact.KindTree, Entries: []artifact.Entry{e},
 		StartMS: 10_000, SoakMS: 3_000, Health: []artifact.Check{{Kind: artifact.CheckFile, Path: "app"}},
 	}
+	for _, change := range changes {
+		change(r.Manifest)
+	}
 	var err error
 	r.Bytes, r.Digest, err = r.Manifest.Encode()
 	p.must(err)
@@ -58,9 +61,9 @@ func (p *plant) release(number uint64, n, size int) *release {
 }
 
 // publish makes a release and brings it to the core.
-func (p *plant) publish(number uint64, n, size int) *release {
+func (p *plant) publish(number uint64, n, size int, changes ...func(*artifact.Manifest)) *release {
 	p.t.Helper()
-	r := p.release(number, n, size)
+	r := p.release(number, n, size, changes...)
 	for some := range slices.Chunk(r.All(), 50) {
 		if code, text := p.sendPack(1, some); code != http.StatusOK {
 			p.t.Fatalf("%d %s", code, text)
