@@ -122,6 +122,19 @@ func allHistory(r *rig, id string) ([]v1.HistoryItem, error) {
 	return all[v1.HistoryItem](r.ctx, r.api, r.cores[0], "/v1/devices/"+id+"/history")
 }
 
+// patched fails unless the device had the program of the newest edition by a patch: no chunk of it is that of another edition.
+func (h *holder) patched() error {
+	var d v1.Device
+	if err := h.api.get(h.ctx, h.cores[0], "/v1/devices/"+h.id, &d); err != nil {
+		return err
+	}
+	s, err := SlotOf(&d, "app")
+	if err == nil && (s.FetchedBytes == 0 || s.FetchedBytes >= appProgram) {
+		err = fmt.Errorf("%d bytes were fetched, which cannot be a patch and chunks", s.FetchedBytes)
+	}
+	return err
+}
+
 func (h *holder) slot() string { return h.Path(h.name, "slots", "app") }
 
 // runs fails unless an edition runs, whole: one of those that the ending leads to, or with done the one that it ends on.
@@ -240,6 +253,7 @@ func (r *rig) kills(holders []*holder, pl plot) {
 	trace := r.Path("calls-" + pl.name)
 	_, err := holders[0].live(pl, "-o", trace)
 	r.must(err)
+	r.must(holders[0].patched())
 	exist, err := points(trace)
 	r.must(err)
 	todo := sample(r.t, exist, agentKills)

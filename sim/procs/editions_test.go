@@ -46,11 +46,13 @@ func (r *rig) publishEditions(pub *Publisher) *editions {
 	return &e
 }
 
+const appProgram = 600 << 10 // bytes
+
 // writeApp makes the files of an app: a program of which a little changes with the seed, so that a patch is made; data that is another with each; files
 // that never change; and a directory of small ones.
 func writeApp(t *testing.T, dir, health string, seed byte) {
 	t.Helper()
-	program := make([]byte, 600<<10)
+	program := make([]byte, appProgram)
 	rand.NewChaCha8([32]byte{1}).Read(program) //nolint:errcheck // never fails
 	for i := range 40 {                        // in every chunk
 		program[i*15<<10] = seed
