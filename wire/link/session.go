@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -16,6 +17,8 @@ type Session struct {
 	conn connection
 	ctl  control
 	in   *wire.FrameReader
+	// reads has room for the one who reads from ctl.
+	reads chan struct{}
 
 	// turn has room for the one who writes to ctl or uses what follows. It is no mutex, because it is held while a write waits
 	// for the peer, and in a synctest bubble time stands still for who waits for a mutex.
@@ -25,7 +28,7 @@ type Session struct {
 }
 
 func newSession(c connection, ctl control, frame int) *Session {
-	return &Session{conn: c, ctl: ctl, in: wire.NewFrameReader(ctl, frame), turn: make(chan struct{}, 1)}
+	return &Session{conn: c, ctl: ctl, in: wire.NewFrameReader(ctl, frame), reads: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
 }
 
 // Peer is who the other side is; ok is false for a client of a protocol without certificates.
@@ -106,7 +109,9 @@ func (s *Session) write(t wire.Type, b []byte) error {
 
 // Recv waits for the next frame of the control stream. The message is valid until the next Recv.
 func (s *Session) Recv() (wire.Type, []byte, error) {
+	s.reads <- struct{}{}
 	t, b, err := s.in.Next()
+	<-s.reads
 	if err != nil {
 		return 0, nil, asError(err)
 	}
@@ -148,19 +153,26 @@ func (s *Session) EndSend() error {
 }
 
 // Finish closes this side's half of the control stream and waits, at most d, for the peer to end its own: a close would
-// discard what is still on its way.
+// discard what is still on its way. Another goroutine may be in Recv, or hold what it returned; afterwards there is nothing to receive.
 func (s *Session) Finish(d time.Duration) {
 	if err := s.EndSend(); err != nil {
 		return
 	}
-	if err := s.ctl.SetReadDeadline(time.Now().Add(d)); err != nil {
+	end := time.Now().Add(d)
+	late := time.NewTimer(d)
+	defer late.Stop()
+	select {
+	case s.reads <- struct{}{}: // whoever was in Recv has left it
+		defer func() { <-s.reads }()
+	case <-late.C:
+		return
+	case <-s.conn.context().Done():
 		return
 	}
-	for {
-		if _, _, err := s.in.Next(); err != nil {
-			return
-		}
+	if s.ctl.SetReadDeadline(end) != nil {
+		return
 	}
+	io.Copy(io.Discard, s.ctl) //nolint:errcheck // however it ends, that is the end
 }
 
 // CloseSend closes this side's half of the control stream and waits, at most d, for the peer to end the session, while

@@ -146,6 +146,36 @@ func isCode(err error, c wire.Code) bool {
 	return errors.As(err, &app) && app.ErrorCode == quic.ApplicationErrorCode(c)
 }
 
+// A session is finished while another goroutine receives, from a peer that sends on: the race detector watches.
+func TestFinishBesideRecv(t *testing.T) {
+	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
+		t.Helper()
+		device, gateway := w.sessions(link.Options{})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				_, b, err := gateway.Recv()
+				if err != nil {
+					return
+				}
+				if len(b) == 0 {
+					t.Error("an empty message")
+				}
+			}
+		})
+		wg.Go(func() {
+			for device.Send(wire.TypeAsk, wire.Ask{}) == nil {
+				time.Sleep(time.Millisecond)
+			}
+		})
+		time.Sleep(100 * time.Millisecond)
+		gateway.Finish(time.Second)
+		gateway.Close()
+		wg.Wait()
+		device.Close()
+	})
+}
+
 // What was sent before Finish arrives, though the close follows at once: a close alone discards it.
 func TestFinishDeliversTheLastFrame(t *testing.T) {
 	inWorld(t, link.Options{}, func(t *testing.T, w *world) {
