@@ -184,7 +184,8 @@ func (l *Link) once(ctx context.Context, gw string) (at string, admitted bool, e
 			return gw, true, err
 		}
 		l.routes.arrived(gw, time.Now())
-		l.at.Store(&gw)
+		now := gw // gw moves on
+		l.at.Store(&now)
 		l.Log.Info("attached", "gateway", s.gateway.String(), "carrier", s.link.Carrier().String(), "interval", s.interval.String(), "session", s.number,
 			"why", l.why, "rtt", s.link.RTT().Round(time.Microsecond).String())
 		s, gw, err = l.hold(ctx, gw, s)
