@@ -26,8 +26,6 @@ type RegistrationConfig struct {
 	Window time.Duration
 	// Rounds is how many rounds are measured, 1 or more.
 	Rounds int
-	// CPU is the core to use, or proc.AnyCPU.
-	CPU int
 	// Dir is where the logs are written, in a directory of their own that is removed afterwards; empty means the
 	// system's directory for temporary files. It must be on the disk in question: in memory a sync costs nothing.
 	Dir string
@@ -37,7 +35,7 @@ type RegistrationConfig struct {
 // signature each, and three rounds of two seconds.
 func DefaultRegistration(nodes int) RegistrationConfig {
 	return RegistrationConfig{
-		Nodes: nodes, Batch: 100, RecordBytes: 700, Signatures: 1, Appliers: 4, Window: 2 * time.Second, Rounds: 3, CPU: proc.AnyCPU,
+		Nodes: nodes, Batch: 100, RecordBytes: 700, Signatures: 1, Appliers: 4, Window: 2 * time.Second, Rounds: 3,
 	}
 }
 
@@ -111,7 +109,7 @@ func Registration(ctx context.Context, cfg RegistrationConfig) (res Registration
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	inDir := cfg
 	inDir.Dir = dir
-	child, err := StartChild(ctx, ChildConfig{Role: roleRegistration, CPU: cfg.CPU, Config: inDir})
+	child, err := StartChild(ctx, ChildConfig{Role: roleRegistration, CPU: proc.AnyCPU, Config: inDir})
 	if err != nil {
 		return RegistrationResult{}, fmt.Errorf("registration floor: %w", err)
 	}

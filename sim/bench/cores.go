@@ -61,19 +61,6 @@ func (w *world) startCores(ctx context.Context) error {
 	return w.awaitVoters(ctx)
 }
 
-// moveCore lets the core's only node go on at the given processor.
-func (w *world) moveCore(ctx context.Context, cpu int) error {
-	n := w.cores[0]
-	if err := n.child.Close(); err != nil {
-		return err
-	}
-	var err error
-	if n.child, err = floor.StartChild(ctx, floor.ChildConfig{Role: roleCore, CPU: cpu, Config: n.coreConfig}); err != nil {
-		return err
-	}
-	return w.awaitVoters(ctx)
-}
-
 // uplinks are where gateways reach the core.
 func (w *world) uplinks() []string {
 	var out []string

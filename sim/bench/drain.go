@@ -20,8 +20,7 @@ import (
 )
 
 // drains measures how fast what a gateway buffered in an outage comes to the core, and what the heartbeats of devices that are
-// attached meanwhile take. The core has a processor to itself, as the floor has, and so has the plant: in the field they are
-// different machines, and what is measured is whether the gateway's draining holds up its devices, not whether the core's does.
+// attached meanwhile take.
 func drains(ctx context.Context, b *bench) (err error) {
 	w := b.world
 	if err := w.stopGateway(); err != nil {
@@ -31,24 +30,14 @@ func drains(ctx context.Context, b *bench) (err error) {
 	if err != nil {
 		return err
 	}
-	cpus, err := proc.AllowedCPUs()
+	if err := w.startGateway(ctx, proc.AnyCPU); err != nil {
+		return err
+	}
+	fleet, err := w.startDevices(ctx, roleFleet, proc.AnyCPU, 0, b.size.calm)
 	if err != nil {
 		return err
 	}
-	coreCPU, plantCPU := cpus[0], cpus[len(cpus)-1]
-	if err := w.moveCore(ctx, coreCPU); err != nil {
-		return err
-	}
-	if err := w.startGateway(ctx, plantCPU); err != nil {
-		return err
-	}
-	fleet, err := w.startDevices(ctx, roleFleet, plantCPU, 0, b.size.calm)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		err = errors.Join(err, fleet.Close(), w.moveCore(ctx, proc.AnyCPU), w.restartGateway(ctx, proc.AnyCPU))
-	}()
+	defer func() { err = errors.Join(err, fleet.Close()) }()
 	if err := fleet.Ask(ctx, fmt.Sprintf("%s %s %v", commandStart, loadCalm, b.size.drainEvery), nil); err != nil {
 		return err
 	}
@@ -72,7 +61,7 @@ func drains(ctx context.Context, b *bench) (err error) {
 		return err
 	}
 	cfg := floor.DefaultRegistration(1)
-	cfg.Batch, cfg.RecordBytes, cfg.Window, cfg.Rounds, cfg.CPU = floorBatch, bytes, b.size.regWindow, b.size.regRounds, coreCPU
+	cfg.Batch, cfg.RecordBytes, cfg.Window, cfg.Rounds = floorBatch, bytes, b.size.regWindow, b.size.regRounds
 	ref, err := floor.Registration(ctx, cfg)
 	if err != nil {
 		return err
@@ -122,7 +111,7 @@ func reportDrain(b *bench, d draining, still slice, ref floor.RegistrationResult
 	b.add("drain.beats", float64(d.Done), "", fmt.Sprintf("heartbeats meanwhile, of %d devices each %v; %d failed", b.size.calm, b.size.drainEvery, d.Failed+still.Failed))
 	b.judge(verdict{
 		name: "draining a backlog", target: "at least 50 % of the floor", unit: "1/s", floor: ref.Rate, own: d.rate(), ratio: d.rate() / ref.Rate, limit: 0.5, atLeast: true,
-		note: fmt.Sprintf("%d buffered statements, end to end, while %d devices beat; core and floor on one processor, the plant on another", b.size.buffered, b.size.calm),
+		note: fmt.Sprintf("%d buffered statements, end to end, while %d devices beat", b.size.buffered, b.size.calm),
 	})
 	b.judge(verdict{
 		name: "heartbeats during the drain, p99", target: "less than 2 x theirs at rest", unit: "us", floor: micros(still.P99), own: micros(d.P99),
