@@ -162,15 +162,18 @@ func (c *clinic) groups(name string) []string {
 	return strings.Fields(string(b))
 }
 
-// noneHangs holds that of no check that hung a process is left.
+// noneHangs holds that of no check that hung a process is left. Who was killed is there until his new parent has taken note.
 func (c *clinic) noneHangs() {
 	c.t.Helper()
 	for _, g := range c.groups("hang") {
 		pid, err := strconv.Atoi(g)
 		c.must(err)
-		if err := syscall.Kill(-pid, 0); !errors.Is(err, syscall.ESRCH) {
-			c.t.Errorf("the check of group %d is still there (%v)", pid, err)
-		}
+		c.must(c.Eventually(c.ctx, 10*time.Second, func() error {
+			if err := syscall.Kill(-pid, 0); !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("the check of group %d is still there", pid)
+			}
+			return nil
+		}))
 	}
 }
 
